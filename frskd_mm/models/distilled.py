@@ -1,0 +1,202 @@
+"""The distilled model: the student itself, plus a distiller."""
+
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import lru_cache, partial
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Type
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from frskd_mm.registry import MODELS
+from frskd_mm.utils.random import isolated_rng
+from frskd_mm.utils.recorder import shadow, unshadow
+
+DISTILLER_PREFIX = 'distiller.'
+
+
+class Distilled:
+    """Mixin that turns a host library's model into a distilled one.
+
+    The distilled model's class is made on the spot, a subclass of this mixin
+    and of the student's own class. It *is* the student, with one more
+    submodule, ``distiller``, and only ``loss()`` overridden. Prediction,
+    hooks, EMA and parameter-wise settings go on as before, and the state dict
+    has the student's own keys beside those that start with ``distiller.``.
+
+    Built from ``dict(type='frskd_mm.Distilled', ...)``, see :func:`distill`.
+    """
+
+    #: The student's own class.
+    student_class: Type[BaseModel]
+    #: On accelerators a check of the batch costs a synchronisation, so only
+    #: every so many steps are checked there. On the CPU all are.
+    check_interval = 50
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[Any]) -> Dict[str, Tensor]:
+        """Compute the student's terms and the distiller's.
+
+        Args:
+            inputs: Preprocessed images (N, 3, H, W).
+            data_samples: Their N annotations.
+
+        Raises:
+            ValueError: If an input is not finite or a label out of range.
+        """
+        self._check_batch(inputs, data_samples)
+        return self.distiller.loss(self, super().loss, inputs, data_samples)
+
+    @contextmanager
+    def as_self_teacher(self) -> Iterator[None]:
+        """Predict with the self-teacher within the ``with`` block."""
+        if not hasattr(self.distiller, 'predict'):
+            raise TypeError(f'{type(self.distiller).__name__} has no self-teacher.')
+        shadow(self, 'predict', partial(self.distiller.predict, self))
+        try:
+            yield
+        finally:
+            unshadow(self, 'predict')
+
+    def _check_batch(self, inputs: Tensor, data_samples: Sequence[Any]) -> None:
+        step, self._batches_seen = self._batches_seen, self._batches_seen + 1
+        if inputs.device.type != 'cpu' and step % self.check_interval:
+            return
+        finite = torch.isfinite(inputs).flatten(1).all(dim=1)
+        if not finite.all():
+            bad = [i for i, good in enumerate(finite.tolist()) if not good]
+            names = [_sample_name(data_samples, i) for i in bad]
+            raise ValueError(
+                f'Input image(s) {bad} of the batch contain NaN or infinite values '
+                f'({", ".join(names)}). Check these files, and mean and std of '
+                'the data_preprocessor. The weights were not touched.'
+            )
+        self.distiller.task.check_labels(self, data_samples)
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        """Support copying and pickling, although the class is made on the spot."""
+        return _empty_instance, (self.student_class,), self.__dict__
+
+
+def _sample_name(data_samples: Sequence[Any], index: int) -> str:
+    metainfo = data_samples[index].metainfo
+    return str(metainfo.get('img_path', metainfo.get('sample_idx', 'no name')))
+
+
+@lru_cache(maxsize=None)
+def distilled_class(student_class: Type[BaseModel]) -> Type[BaseModel]:
+    """Return the distilled subclass of a host library's model class."""
+    return type(
+        f'Distilled{student_class.__name__}',
+        (Distilled, student_class),
+        {'student_class': student_class, '__module__': __name__},
+    )
+
+
+def _empty_instance(student_class: Type[BaseModel]) -> BaseModel:
+    cls = distilled_class(student_class)
+    return cls.__new__(cls)
+
+
+@MODELS.register_module(name='Distilled')
+def distill(
+    student: dict, distiller: dict, data_preprocessor: Optional[dict] = None
+) -> BaseModel:
+    """Build a student and give it a distiller.
+
+    Args:
+        student (dict): Config of any upstream classifier.
+        distiller (dict): Config of the method, such as ``FRSKD``.
+        data_preprocessor (dict, optional): Preprocessing at the config's top
+            level, where mmpretrain keeps it. MMEngine's runner hands it on;
+            it becomes the student's unless the student has its own.
+
+    Returns:
+        BaseModel: An instance of the student's class and of
+        :class:`Distilled`.
+
+    Raises:
+        TypeError: If the student is not a model of a host library.
+        ValueError: If student and distiller do not fit.
+    """
+    student_cfg = ConfigDict(deepcopy(student))
+    if data_preprocessor is not None:
+        student_cfg.setdefault('data_preprocessor', data_preprocessor)
+    model = MODELS.build(deepcopy(student_cfg))
+    if isinstance(model, Distilled):
+        raise TypeError('The student is distilled already: unwrap its config.')
+    with isolated_rng():
+        built = MODELS.build(
+            distiller, default_args=dict(student=model, student_cfg=student_cfg)
+        )
+    model.__class__ = distilled_class(type(model))
+    model.distiller = built
+    model._batches_seen = 0
+    model._register_load_state_dict_pre_hook(_check_checkpoint, with_module=True)
+    return model
+
+
+def _check_checkpoint(
+    model: nn.Module, state_dict: dict, prefix: str, *args: Any
+) -> None:
+    """Report what of a plain checkpoint fits, and refuse another backbone's.
+
+    The heads may differ, as when pretrained weights are fine-tuned on other
+    classes. A backbone that differs means that the file is of another model.
+
+    Raises:
+        ValueError: If a backbone tensor is missing, unknown or of another
+            shape.
+    """
+    given = {
+        key[len(prefix) :]: value
+        for key, value in state_dict.items()
+        if key.startswith(prefix)
+    }
+    if any(key.startswith(DISTILLER_PREFIX) for key in given):
+        return
+    own = {
+        key: value
+        for key, value in model.state_dict().items()
+        if not key.startswith(DISTILLER_PREFIX)
+    }
+    missing = _without_counters(own.keys() - given.keys())
+    unknown = _without_counters(given.keys() - own.keys())
+    reshaped = sorted(
+        f'{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}'
+        for key in own.keys() & given.keys()
+        if given[key].shape != own[key].shape
+    )
+    misfits = {'missing': missing, 'unknown': unknown, 'of another shape': reshaped}
+    refused = {
+        kind: [key for key in keys if key.startswith('backbone.')]
+        for kind, keys in misfits.items()
+    }
+    if any(refused.values()):
+        raise ValueError(
+            'The checkpoint does not fit the backbone of '
+            f'{model.student_class.__name__}: {_summary(refused)}. Load weights of '
+            'the same architecture, or change student.backbone.'
+        )
+    matched = len(own.keys() & given.keys()) - len(reshaped)
+    print_log(
+        f'Plain weights: {matched} of {len(own)} tensors of the student loaded; '
+        f'{_summary(misfits) or "none left over"}. The distiller keeps its '
+        'initialisation.',
+        logger='current',
+    )
+
+
+def _without_counters(keys: set) -> List[str]:
+    return sorted(key for key in keys if not key.endswith('num_batches_tracked'))
+
+
+def _summary(misfits: Dict[str, List[str]], limit: int = 5) -> str:
+    parts = []
+    for kind, keys in misfits.items():
+        if keys:
+            more = f' and {len(keys) - limit} more' if len(keys) > limit else ''
+            parts.append(f'{len(keys)} {kind} ({", ".join(keys[:limit])}{more})')
+    return '; '.join(parts)

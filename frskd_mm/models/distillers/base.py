@@ -1,0 +1,85 @@
+"""The interface of self-distillation methods."""
+
+from abc import ABCMeta, abstractmethod
+from typing import Any, Callable, Dict, Sequence
+
+from mmengine.model import BaseModel, BaseModule
+from torch import Tensor
+
+from frskd_mm.models.tasks import task_of
+from frskd_mm.utils.random import isolated_rng
+
+StudentLoss = Callable[[Tensor, Sequence[Any]], Dict[str, Tensor]]
+
+
+class BaseDistiller(BaseModule, metaclass=ABCMeta):
+    """A self-distillation method: what is added to the student's own loss.
+
+    A distiller is a submodule of the distilled model. It gets the student's
+    loss as a function, so it may call it once, on two views or on rotations.
+
+    Args:
+        student (BaseModel): The built student. It may be read here, to infer
+            channels for example, but is not kept.
+    """
+
+    def __init__(self, student: BaseModel) -> None:
+        super().__init__()
+        self.task = task_of(student)
+
+    @abstractmethod
+    def loss(
+        self,
+        student: BaseModel,
+        student_loss: StudentLoss,
+        inputs: Tensor,
+        data_samples: Sequence[Any],
+    ) -> Dict[str, Tensor]:
+        """Compute all training terms of a batch.
+
+        Args:
+            student: The distilled model.
+            student_loss: The host library's own ``loss`` of the student.
+            inputs: Preprocessed images (N, 3, H, W).
+            data_samples: Their N annotations.
+
+        Returns:
+            dict[str, Tensor]: Terms to optimise, whose names contain 'loss',
+            and values to log, whose names do not.
+        """
+
+    def init_weights(self) -> None:
+        """Initialise without taking random numbers from the student."""
+        with isolated_rng():
+            super().init_weights()
+
+
+def with_prefix(
+    prefix: str, losses: Dict[str, Any], factor: float = 1.0
+) -> Dict[str, Any]:
+    """Prepend ``prefix.`` to every name and scale what is optimised.
+
+    Args:
+        prefix: The new first part of the names.
+        losses: Tensors, or lists of tensors (one a level), by name.
+        factor: Multiplies the values whose name contains 'loss'.
+    """
+    scaled = {}
+    for name, value in losses.items():
+        if factor != 1.0 and 'loss' in name:
+            is_tensor = isinstance(value, Tensor)
+            value = factor * value if is_tensor else [factor * v for v in value]
+        scaled[f'{prefix}.{name}'] = value
+    return scaled
+
+
+def name_student_loss(losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Rename a student's term 'loss' to 'student.loss'.
+
+    MMEngine logs the total of all terms as 'loss', and a term of that name,
+    as mmpretrain's heads give, would take its place in the log.
+    """
+    return {
+        'student.loss' if name == 'loss' else name: value
+        for name, value in losses.items()
+    }

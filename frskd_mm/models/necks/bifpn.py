@@ -1,0 +1,141 @@
+"""BiFPN: bi-directional feature pyramid with one width for all levels."""
+
+from typing import List, Optional, Sequence, Tuple, Union
+
+from mmengine.model import BaseModule, ModuleList
+from torch import Tensor
+
+from frskd_mm.registry import MODELS
+
+from .layers import UPSAMPLE_MODES, BiFPNLayer
+
+
+def check_in_channels(name: str, in_channels: Sequence[int]) -> None:
+    """Require the channels of at least two levels.
+
+    Raises:
+        ValueError: If there are fewer.
+    """
+    if isinstance(in_channels, int) or len(in_channels) < 2:
+        raise ValueError(
+            f'{name} refines at least two feature maps, but in_channels is '
+            f'{in_channels}. Let the backbone return more levels, for example '
+            'student.backbone.out_indices=(0, 1, 2, 3).'
+        )
+
+
+@MODELS.register_module()
+class BiFPN(BaseModule):
+    r"""Refine feature maps top-down and bottom-up, all levels equally wide.
+
+    With PW(a -> b) a 1x1 convolution, BN and ReLU, DW a depthwise-separable
+    convolution repeated ``depth`` times, and w the fast normalised fusion
+    weights, a layer computes for n levels, fine to coarse,
+
+    .. math::
+        L_i &= PW(c_i \to d)(F_i), \quad L'_i = PW(c_i \to d)(F_i)
+
+        P_n &= L_n, \quad
+        P_i = DW(w_1 L_i + w_2 Up(ReLU\,P_{i+1}))
+
+        T_1 &= P_1, \quad
+        T_i = DW(w_1 L'_i + w_2 ReLU\,P_i + w_3 Down(ReLU\,T_{i-1}))
+
+        T_n &= DW(w_1 L'_n + w_2 Down(ReLU\,T_{n-1}))
+
+    and the neck returns ReLU(T_1 .. T_n) of its last layer. Later layers of a
+    stack take the previous ReLU(T_i) as L_i. Up and Down resize to the target
+    level's actual size, so odd sizes and equal strides are fine.
+
+    The layers keep PyTorch's default initialisation, as in the authors' code.
+
+    Paper: FRSKD, CVPR 2021, https://arxiv.org/abs/2103.08273
+    Source: MingiJi/FRSKD@98b87e5, classification/models/bifpn.py
+
+    Args:
+        in_channels (Sequence[int]): Channels c_i of the input maps, fine to
+            coarse; at least two levels.
+        out_channels (int | Sequence[int]): Channels d of every refined map.
+            Readable as a list, one entry a level. Defaults to 256.
+        depth (int): Repeats of the depthwise-separable convolution.
+            Defaults to 2.
+        num_layers (int): Stacked layers. Defaults to 1.
+        upsample_mode (str): 'nearest' (the authors' code) or 'bilinear' (the
+            paper's text). Defaults to 'nearest'.
+        norm_cfg (dict): Norm layer. Defaults to ``dict(type='BN')``.
+        act_cfg (dict): Activation. Defaults to ``dict(type='ReLU')``.
+        init_cfg (dict | list[dict], optional): Initialisation config.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    project_resampled = False
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: Union[int, Sequence[int]] = 256,
+        depth: int = 2,
+        num_layers: int = 1,
+        upsample_mode: str = 'nearest',
+        norm_cfg: Optional[dict] = None,
+        act_cfg: Optional[dict] = None,
+        init_cfg: Union[dict, List[dict], None] = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        name = type(self).__name__
+        check_in_channels(name, in_channels)
+        if isinstance(out_channels, int):
+            out_channels = [out_channels] * len(in_channels)
+        for argument, value in (('depth', depth), ('num_layers', num_layers)):
+            if value < 1:
+                raise ValueError(f'{argument} of {name} must be >= 1, got {value}.')
+        if upsample_mode not in UPSAMPLE_MODES:
+            raise ValueError(
+                f'upsample_mode of {name} must be one of {UPSAMPLE_MODES}, got '
+                f'{upsample_mode!r}.'
+            )
+        self.in_channels = list(in_channels)
+        self.out_channels = list(out_channels)
+        self.layers = ModuleList(
+            BiFPNLayer(
+                in_channels=self.out_channels if i else self.in_channels,
+                out_channels=self.out_channels,
+                depth=depth,
+                first=i == 0,
+                project_resampled=self.project_resampled,
+                upsample_mode=upsample_mode,
+                norm_cfg=norm_cfg or dict(type='BN'),
+                act_cfg=act_cfg or dict(type='ReLU'),
+            )
+            for i in range(num_layers)
+        )
+
+    def forward(
+        self, feats: Sequence[Tensor], preact: bool = False
+    ) -> Tuple[Tensor, ...]:
+        """Refine the maps.
+
+        Args:
+            feats: Per level (N, c_i, H_i, W_i), fine to coarse, of any sizes.
+            preact: Return the last layer's maps before their activation.
+
+        Returns:
+            tuple[Tensor]: Per level (N, d_i, H_i, W_i).
+
+        Raises:
+            ValueError: If the maps' number or channels are not ``in_channels``.
+        """
+        channels = [feat.shape[1] for feat in feats]
+        if channels != self.in_channels:
+            raise ValueError(
+                f'{type(self).__name__} was built for in_channels='
+                f'{self.in_channels} but received maps with {channels} channels. '
+                'Set in_channels (or the out_indices of the backbone) so that '
+                'they agree.'
+            )
+        for layer in self.layers:
+            outs = layer(feats)
+            feats = [layer.activate(out) for out in outs]
+        return tuple(outs if preact else feats)

@@ -1,0 +1,102 @@
+"""The self-teacher: a refining neck and a twin of the student's rest."""
+
+from typing import Any, List, Optional, Sequence, Tuple
+
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+from mmengine.model import BaseModel, BaseModule
+from torch import Tensor
+
+from frskd_mm.registry import MODELS
+
+from .tasks import Task
+
+
+class SelfTeacher(BaseModule):
+    """Refines the student's feature maps and scores what comes out.
+
+    The twin is everything after the student's feature source, built a second
+    time from the student's own config with its input channels rewired to the
+    neck's. It is a model of the host library whose "images" are refined
+    feature maps, so its loss and predictions are the library's own code.
+
+    Args:
+        task (Task): How to read the student.
+        student (BaseModel): The built student; not kept.
+        student_cfg (ConfigDict): Its config.
+        neck (dict): Neck config; ``in_channels`` is inferred unless given.
+        source (str): 'backbone' or 'neck', what is refined.
+        twin (dict, optional): Settings merged into the inferred twin config.
+        input_size (tuple[int, int], optional): Image height and width of the
+            dry forward that infers the channels.
+
+    Raises:
+        ValueError: If the neck's ``in_channels`` are not the student's.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        student: BaseModel,
+        student_cfg: ConfigDict,
+        neck: dict,
+        source: str,
+        twin: Optional[dict] = None,
+        input_size: Optional[Tuple[int, int]] = None,
+    ) -> None:
+        super().__init__()
+        shapes = task.feature_shapes(student, source, input_size)
+        in_channels = [channels for channels, *_ in shapes]
+        self.neck = MODELS.build(
+            {**neck, 'in_channels': self._check_channels(neck, in_channels, source)}
+        )
+        cfg = Config(
+            dict(
+                twin=task.twin_cfg(
+                    student_cfg, source, in_channels, self.neck.out_channels
+                )
+            )
+        )
+        cfg.merge_from_dict(dict(twin=twin or {}))
+        self.twin = MODELS.build(cfg.twin)
+        print_log(
+            f'Self-teacher: {source} maps (C, H, W) '
+            f'{", ".join(map(str, shapes))} of a {self._size(task, input_size)} '
+            f'image, refined to {self.neck.out_channels} channels by '
+            f'{type(self.neck).__name__}. Twin config:\n'
+            f'{Config(cfg.twin).pretty_text}',
+            logger='current',
+        )
+
+    @staticmethod
+    def _size(task: Task, input_size: Optional[Tuple[int, int]]) -> str:
+        return 'x'.join(map(str, input_size or task.input_size))
+
+    @staticmethod
+    def _check_channels(neck: dict, inferred: List[int], source: str) -> List[int]:
+        given = list(neck.get('in_channels', inferred))
+        if given != inferred:
+            raise ValueError(
+                f'The neck of the self-teacher has in_channels={given}, but the '
+                f"student's {source} gives {len(inferred)} maps with {inferred} "
+                "channels. Remove in_channels from the distiller's neck to have "
+                f'them inferred, or set student.{source}.out_indices so that they '
+                'agree.'
+            )
+        return given
+
+    def refine(self, feats: Sequence[Tensor], detach: bool) -> Tuple[Tensor, ...]:
+        """Refine the student's maps.
+
+        Args:
+            feats: Per level (N, c_i, H_i, W_i), fine to coarse.
+            detach: Whether gradients stop here instead of reaching the student.
+
+        Returns:
+            tuple[Tensor]: Per level (N, d_i, H_i, W_i).
+        """
+        return self.neck([feat.detach() for feat in feats] if detach else list(feats))
+
+    def predict(self, feats: Sequence[Tensor], data_samples: Sequence[Any]) -> Any:
+        """Predict from the student's maps, in the host library's form."""
+        return self.twin.predict(self.refine(feats, detach=True), data_samples)

@@ -1,0 +1,26 @@
+"""How to read the models of each host library."""
+
+from torch import nn
+
+from .base import SOURCES, Task
+from .classification import ClassificationTask
+
+__all__ = ['SOURCES', 'ClassificationTask', 'Task', 'task_of']
+
+TASKS = {'mmpretrain': ClassificationTask}
+
+
+def task_of(student: nn.Module) -> Task:
+    """Return the task of a built student, by the library it comes from.
+
+    Raises:
+        TypeError: If none of its base classes is a host library's model.
+    """
+    for cls in type(student).__mro__:
+        host = cls.__module__.partition('.')[0]
+        if host in TASKS:
+            return TASKS[host]()
+    raise TypeError(
+        f'{type(student).__name__} is not a model of {sorted(TASKS)}, whose '
+        'models can be distilled.'
+    )

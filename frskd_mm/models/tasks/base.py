@@ -1,0 +1,185 @@
+"""What a distiller has to know about the models of a host library."""
+
+from abc import ABC, abstractmethod
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from frskd_mm.utils.random import isolated_rng
+from frskd_mm.utils.recorder import Recorder, Target
+
+SOURCES = ('backbone', 'neck')
+
+
+class Task(ABC):
+    """Reads the models of one host library; holds no parameters.
+
+    A student's feature source is its backbone or its neck. Everything after
+    it is built a second time, as the twin that scores refined features.
+    """
+
+    #: Input height and width of the dry forward.
+    input_size: Tuple[int, int]
+
+    def default_source(self, student: nn.Module) -> str:
+        """Name of the part whose output is refined unless the user says."""
+        return 'backbone'
+
+    def source_module(self, student: nn.Module, source: str) -> nn.Module:
+        """Return the module whose output is refined.
+
+        Raises:
+            ValueError: If the student has no such part.
+        """
+        if source not in SOURCES:
+            raise ValueError(f'source must be one of {SOURCES}, got {source!r}.')
+        module = getattr(student, source, None)
+        if module is None:
+            raise ValueError(
+                f"{type(student).__name__} has no {source}; set the distiller's "
+                "source='backbone'."
+            )
+        return module
+
+    def feature_shapes(
+        self,
+        student: BaseModel,
+        source: str,
+        input_size: Optional[Tuple[int, int]] = None,
+    ) -> List[Tuple[int, ...]]:
+        """Run the feature source once on zeros and return its maps' shapes.
+
+        Args:
+            student: Built student; left as it was.
+            source: 'backbone' or 'neck'.
+            input_size: Height and width of the image, if the task's default
+                does not suit the backbone.
+
+        Returns:
+            list[tuple[int, ...]]: (C, H, W) a level, fine to coarse.
+
+        Raises:
+            ValueError: If the source does not give (N, C, H, W) maps.
+        """
+        height, width = input_size or self.input_size
+        modes = {module: module.training for module in student.modules()}
+        targets = {'feats': (self.source_module(student, source), 'forward')}
+        image = next(student.parameters()).new_zeros(1, 3, height, width)
+        try:
+            student.eval()
+            with torch.no_grad(), isolated_rng(), Recorder(targets) as record:
+                student.extract_feat(image)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        feats = as_levels(record.last('feats'))
+        for level, feat in enumerate(feats):
+            if feat.dim() != 4:
+                raise ValueError(
+                    f'Level {level} of the {source} has shape {tuple(feat.shape)}, '
+                    'but only (N, C, H, W) maps can be refined. Transformer '
+                    "backbones of mmpretrain need out_type='featmap'."
+                )
+        return [tuple(feat.shape[1:]) for feat in feats]
+
+    @abstractmethod
+    def twin_cfg(
+        self,
+        student_cfg: ConfigDict,
+        source: str,
+        in_channels: Sequence[int],
+        out_channels: Sequence[int],
+    ) -> ConfigDict:
+        """Return the config of the twin, which runs on refined features.
+
+        Args:
+            student_cfg: The student's own config.
+            source: 'backbone' or 'neck'.
+            in_channels: The source's channels c_i.
+            out_channels: The refined maps' channels d_i.
+        """
+
+    @abstractmethod
+    def output_targets(self, model: nn.Module) -> Dict[str, Target]:
+        """Return the methods whose outputs soft labels compare, by name."""
+
+    def record(self, student: nn.Module, source: str) -> Recorder:
+        """Return a recorder of the student's features ('feats') and outputs."""
+        feats = (self.source_module(student, source), 'forward')
+        return Recorder({'feats': feats, **self.output_targets(student)})
+
+    def record_twin(self, twin: nn.Module, student_outputs: Recorder) -> Recorder:
+        """Return a recorder of the twin's outputs.
+
+        Args:
+            twin: The self-teacher's twin.
+            student_outputs: What the student's pass left, for twins that have
+                to follow the student's random choices.
+        """
+        return Recorder(self.output_targets(twin))
+
+    @abstractmethod
+    def soft_label_loss(
+        self,
+        loss: nn.Module,
+        student: nn.Module,
+        student_outputs: Recorder,
+        teacher_outputs: Recorder,
+        data_samples: Sequence[Any],
+    ) -> Tensor:
+        """Apply ``loss`` to the recorded outputs of student and twin."""
+
+    def metrics(
+        self,
+        student_outputs: Recorder,
+        teacher_outputs: Recorder,
+        data_samples: Sequence[Any],
+    ) -> Dict[str, Tensor]:
+        """Return values to log; their names must not contain 'loss'."""
+        return {}
+
+    def check_labels(self, student: nn.Module, data_samples: Sequence[Any]) -> None:
+        """Raise ``ValueError`` for labels that the head cannot have."""
+        return None
+
+
+def as_levels(feats: Any) -> Tuple[Tensor, ...]:
+    """Return a source's output as a tuple of maps."""
+    return (feats,) if isinstance(feats, Tensor) else tuple(feats)
+
+
+def rewire(
+    cfg: ConfigDict, in_channels: Sequence[int], out_channels: Sequence[int]
+) -> None:
+    """Let a neck or head config read the refined maps, in place.
+
+    ``in_channels`` becomes the refined channels of the levels that it reads:
+    those named by ``in_index``, all of them for a list, else the last level
+    with that many channels.
+
+    Args:
+        cfg: Config with ``in_channels``.
+        in_channels: The source's channels c_i.
+        out_channels: The refined maps' channels d_i.
+
+    Raises:
+        ValueError: If the config reads something else than the source.
+    """
+    reads, index = cfg['in_channels'], cfg.get('in_index')
+    if isinstance(reads, int):
+        if index is None:
+            levels = [i for i, c in enumerate(in_channels) if c == reads]
+            if not levels:
+                raise ValueError(
+                    f'{cfg.get("type")} reads {reads} channels but the feature '
+                    f'source gives {list(in_channels)}. Set the twin by hand: '
+                    "the distiller's twin=dict(...)."
+                )
+            index = levels[-1]
+        cfg['in_channels'] = out_channels[index]
+    else:
+        levels = index if index is not None else range(len(reads))
+        cfg['in_channels'] = [out_channels[i] for i in levels]

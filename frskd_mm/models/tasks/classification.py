@@ -1,0 +1,86 @@
+"""Classification: the models of mmpretrain."""
+
+from copy import deepcopy
+from typing import Any, Dict, Sequence
+
+import torch
+from mmengine.config import ConfigDict
+from torch import Tensor, nn
+
+from frskd_mm.utils.recorder import Recorder, Target
+
+from .base import Task, rewire
+
+
+class ClassificationTask(Task):
+    """Reads ``ImageClassifier`` of mmpretrain."""
+
+    input_size = (64, 64)
+
+    def twin_cfg(
+        self,
+        student_cfg: ConfigDict,
+        source: str,
+        in_channels: Sequence[int],
+        out_channels: Sequence[int],
+    ) -> ConfigDict:
+        """Rewire the neck where it names its channels, else the head."""
+        cfg = deepcopy(student_cfg)
+        for key in ('data_preprocessor', 'train_cfg', 'pretrained', 'init_cfg'):
+            cfg.pop(key, None)
+        cfg.backbone = dict(type='frskd_mm.PassThrough')
+        if source == 'neck':
+            cfg.neck = None
+        reader = cfg.neck if cfg.get('neck') and 'in_channels' in cfg.neck else cfg.head
+        rewire(reader, in_channels, out_channels)
+        return cfg
+
+    def output_targets(self, model: nn.Module) -> Dict[str, Target]:
+        """Soft labels compare the head's logits (N, C)."""
+        return {'logits': (model.head, 'forward')}
+
+    def soft_label_loss(
+        self,
+        loss: nn.Module,
+        student: nn.Module,
+        student_outputs: Recorder,
+        teacher_outputs: Recorder,
+        data_samples: Sequence[Any],
+    ) -> Tensor:
+        """Compare the logits of the two heads."""
+        return loss(student_outputs.last('logits'), teacher_outputs.last('logits'))
+
+    def metrics(
+        self,
+        student_outputs: Recorder,
+        teacher_outputs: Recorder,
+        data_samples: Sequence[Any],
+    ) -> Dict[str, Tensor]:
+        """Top-1 accuracy (%) on the training batch, unless labels are mixed."""
+        if 'gt_score' in data_samples[0]:
+            return {}
+        labels = torch.cat([sample.gt_label for sample in data_samples])
+        return {
+            f'{name}.acc': 100.0
+            * (outputs.last('logits').argmax(dim=1) == labels).float().mean()
+            for name, outputs in (
+                ('student', student_outputs),
+                ('self_teacher', teacher_outputs),
+            )
+        }
+
+    def check_labels(self, student: nn.Module, data_samples: Sequence[Any]) -> None:
+        """Require 0 <= label < num_classes."""
+        num_classes = getattr(student.head, 'num_classes', None)
+        if num_classes is None:
+            return
+        for sample in data_samples:
+            label = sample.get('gt_label')
+            if label is not None and not ((label >= 0) & (label < num_classes)).all():
+                raise ValueError(
+                    f'Label {label.tolist()} of sample '
+                    f'{sample.get("img_path", sample.get("sample_idx", "?"))} is '
+                    f'out of range for head.num_classes={num_classes}. Set '
+                    'student.head.num_classes to the number of classes of the '
+                    'dataset.'
+                )

@@ -1,0 +1,1 @@
+"""Helpers shared by the components and the tools."""

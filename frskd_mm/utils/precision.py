@@ -1,0 +1,12 @@
+"""Numerics shared by the losses."""
+
+import torch
+from torch import Tensor
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """Context in which autocast is off for the tensor's device.
+
+    The losses square features and exponentiate logits; both overflow fp16.
+    """
+    return torch.autocast(tensor.device.type, enabled=False)

@@ -1,0 +1,105 @@
+"""Record what methods of a model return, without changing the model."""
+
+from collections import defaultdict
+from functools import wraps
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
+
+Target = Tuple[object, str]
+
+
+class Recorder:
+    """Shadow methods on their instances for the length of a ``with`` block.
+
+    A forward hook fires on ``module(x)`` only, while mmseg's decode heads are
+    run as ``module.forward(x)``. Shadowing the method on the instance catches
+    both, and methods of plain objects besides.
+
+    Args:
+        targets (Mapping[str, tuple[object, str]]): Name of the record ->
+            (object, method name).
+
+    Example:
+        >>> with Recorder({'feats': (model.backbone, 'forward')}) as record:
+        ...     losses = model.loss(inputs, data_samples)
+        >>> feats = record.last('feats')
+    """
+
+    def __init__(self, targets: Mapping[str, Target]) -> None:
+        self.targets = dict(targets)
+        self.outputs: Dict[str, List[Any]] = defaultdict(list)
+
+    def __enter__(self) -> 'Recorder':
+        for name, (owner, method) in self.targets.items():
+            shadow(owner, method, self._recording(name, getattr(owner, method)))
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        for owner, method in self.targets.values():
+            unshadow(owner, method)
+
+    def _recording(self, name: str, method: Callable) -> Callable:
+        @wraps(method)
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            output = method(*args, **kwargs)
+            self.outputs[name].append(output)
+            return output
+
+        return recorded
+
+    def last(self, name: str) -> Any:
+        """Return the newest output of a target.
+
+        Raises:
+            RuntimeError: If the target was not called.
+        """
+        if not self.outputs[name]:
+            owner, method = self.targets[name]
+            raise RuntimeError(
+                f'{type(owner).__name__}.{method} was not called, so its output '
+                f'({name}) cannot be distilled. Is another part of the model '
+                'meant? See the "source" setting of the distiller.'
+            )
+        return self.outputs[name][-1]
+
+
+class Replayer(Recorder):
+    """Let methods return given values, one a call, instead of running.
+
+    Args:
+        targets (Mapping[str, tuple[object, str]]): As in :class:`Recorder`.
+        values (Mapping[str, list]): What each target returns, call by call.
+    """
+
+    def __init__(
+        self, targets: Mapping[str, Target], values: Mapping[str, List[Any]]
+    ) -> None:
+        super().__init__(targets)
+        self.values: Dict[str, Iterator[Any]] = {
+            name: iter(values[name]) for name in targets
+        }
+
+    def _recording(self, name: str, method: Callable) -> Callable:
+        @wraps(method)
+        def replayed(*args: Any, **kwargs: Any) -> Any:
+            return next(self.values[name])
+
+        return replayed
+
+
+def shadow(owner: object, method: str, replacement: Callable) -> None:
+    """Let ``owner.method`` be ``replacement`` until :func:`unshadow`.
+
+    ``__dict__`` is written directly, since ``nn.Module.__setattr__`` is slow
+    and rejects some values.
+    """
+    if method in owner.__dict__:
+        raise RuntimeError(
+            f'{type(owner).__name__}.{method} is shadowed already; recordings '
+            'of one object cannot be nested.'
+        )
+    owner.__dict__[method] = replacement
+
+
+def unshadow(owner: object, method: str) -> None:
+    """Undo :func:`shadow`."""
+    owner.__dict__.pop(method, None)
