@@ -1,0 +1,41 @@
+"""Fixtures shared by the tests."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.utils import ManagerMixin
+
+import frskd_mm  # noqa: F401  (config paths such as mmseg::... need it)
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_mmengine_state():
+    """Seed torch and forget MMEngine's global instances between tests."""
+    torch.manual_seed(0)
+    MMLogger.get_instance('mmengine', log_level=logging.WARNING)
+    yield
+    for manager in (DefaultScope, *ManagerMixin.__subclasses__()):
+        if hasattr(manager, '_instance_dict'):
+            manager._instance_dict.clear()
+
+
+@pytest.fixture()
+def repo() -> Path:
+    """Root of the checkout."""
+    return REPO
+
+
+@pytest.fixture(scope='session')
+def data_root() -> Path:
+    """Folder with the real data sets; tests that need it skip without it."""
+    root = Path(os.environ.get('FRSKD_DATA', REPO / 'data'))
+    if not root.is_dir():
+        pytest.skip(f'no data at {root}: set FRSKD_DATA to the folder with the data')
+    return root

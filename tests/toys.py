@@ -1,0 +1,63 @@
+"""Tiny models and batches for the tests."""
+
+from typing import Any, Dict
+
+import torch
+from mmengine.registry import MODELS
+
+
+def toy_student_cfg(num_classes: int = 10, **backbone: Any) -> Dict[str, Any]:
+    """Config of a small ResNet-18 classifier with four feature levels."""
+    return dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(
+            type='ResNet_CIFAR',
+            depth=18,
+            base_channels=8,
+            out_indices=(0, 1, 2, 3),
+            **backbone,
+        ),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=num_classes,
+            in_channels=64,
+            loss=dict(type='CrossEntropyLoss'),
+        ),
+    )
+
+
+def toy_frskd_cfg(alpha: float = 2.0, beta: float = 100.0, **frskd: Any) -> dict:
+    """Config of FRSKD as for CIFAR-100."""
+    return dict(
+        type='frskd_mm.FRSKD',
+        neck=dict(type='frskd_mm.BiFPNc'),
+        soft_label=dict(type='frskd_mm.SoftLabelLoss', loss_weight=alpha),
+        feature_loss=dict(type='frskd_mm.AttentionTransferLoss', loss_weight=beta),
+        **frskd,
+    )
+
+
+def toy_distilled(**frskd: Any) -> torch.nn.Module:
+    """Build and initialise the toy student with FRSKD."""
+    model = MODELS.build(
+        dict(
+            type='frskd_mm.Distilled',
+            student=toy_student_cfg(),
+            distiller=toy_frskd_cfg(**frskd),
+        )
+    )
+    model.init_weights()
+    return model
+
+
+def toy_batch(size: int = 4, height: int = 16, width: int = 16) -> Dict[str, Any]:
+    """Random images and labels, preprocessed, as ``model(**batch, mode=...)``."""
+    from mmpretrain.structures import DataSample
+
+    return dict(
+        inputs=torch.randn(size, 3, height, width),
+        data_samples=[
+            DataSample().set_gt_label(torch.tensor([i % 10])) for i in range(size)
+        ],
+    )
