@@ -35,6 +35,8 @@ class Distilled:
     #: On accelerators a check of the batch costs a synchronisation, so only
     #: every so many steps are checked there. On the CPU all are.
     check_interval = 50
+    #: Whether the weights loaded last were a plain student's.
+    loaded_plain: bool
 
     def loss(self, inputs: Tensor, data_samples: Sequence[Any]) -> Dict[str, Tensor]:
         """Compute the student's terms and the distiller's.
@@ -134,6 +136,7 @@ def distill(
     model.__class__ = distilled_class(type(model))
     model.distiller = built
     model._batches_seen = 0
+    model.loaded_plain = False
     model._register_load_state_dict_pre_hook(_check_checkpoint, with_module=True)
     return model
 
@@ -155,13 +158,13 @@ def _check_checkpoint(
         for key, value in state_dict.items()
         if key.startswith(prefix)
     }
-    if any(key.startswith(DISTILLER_PREFIX) for key in given):
+    model.loaded_plain = not any(key.startswith(DISTILLER_PREFIX) for key in given)
+    if not model.loaded_plain:
         return
-    own = {
-        key: value
-        for key, value in model.state_dict().items()
-        if not key.startswith(DISTILLER_PREFIX)
-    }
+    own = model.state_dict()
+    for key in [key for key in own if key.startswith(DISTILLER_PREFIX)]:
+        # The distiller keeps what it has, and is not reported as missing.
+        state_dict[prefix + key] = own.pop(key)
     missing = _without_counters(own.keys() - given.keys())
     unknown = _without_counters(given.keys() - own.keys())
     reshaped = sorted(

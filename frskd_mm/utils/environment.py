@@ -111,3 +111,23 @@ def register_config_packages() -> None:
     distribution = package_family()['mmseg'][0]
     if _installed_version(distribution) is not None:
         config_utils.MODULE2PACKAGE['mmseg'] = distribution
+
+
+def require_cuda_ops() -> None:
+    """Refuse to start on a GPU with an mmcv whose operators lack CUDA.
+
+    Raises:
+        RuntimeError: With what to do about it.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    from mmcv.ops import get_compiling_cuda_version
+
+    if get_compiling_cuda_version() == 'not available':
+        raise RuntimeError(
+            'A GPU was found, but mmcv was built without its CUDA operators. '
+            'Rebuild it with the CUDA toolkit: FORCE_CUDA=1 MMCV_WITH_OPS=1 '
+            f'{install_command("mmcv")} --force-reinstall --no-deps'
+        )

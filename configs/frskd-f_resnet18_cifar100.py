@@ -1,0 +1,3 @@
+# FRSKD\F: soft labels only, no attention maps.
+_base_ = './frskd_resnet18_cifar100.py'
+model = dict(distiller=dict(feature_loss=dict(loss_weight=0.0)))

@@ -1,0 +1,9 @@
+# Plain ResNet-18 with the CIFAR stem, 200 epochs: the baseline of FRSKD.
+_base_ = [
+    'mmpretrain::_base_/models/resnet18_cifar.py',
+    './_base_/cifar100_bs128.py',
+    # SGD 0.1, weight decay 1e-4, x0.1 at epochs 100 and 150
+    'mmpretrain::_base_/schedules/cifar10_bs128.py',
+    './_base_/runtime_cls.py',
+]
+model = dict(head=dict(num_classes=100))

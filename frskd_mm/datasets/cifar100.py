@@ -1,0 +1,157 @@
+"""CIFAR-100 from any complete copy."""
+
+import os.path as osp
+import pickle
+from typing import Any, Dict, List, Optional
+
+import mmengine.dist as dist
+import numpy as np
+from mmpretrain.datasets import CIFAR100 as PretrainCIFAR100
+from mmpretrain.datasets.utils import download_and_extract_archive
+
+from frskd_mm.registry import DATASETS
+
+NUM_CLASSES = 100
+PER_CLASS = {'train': 500, 'test': 100}
+
+
+@DATASETS.register_module()
+class CIFAR100(PretrainCIFAR100):
+    """CIFAR-100, checked by its content instead of the files' MD5.
+
+    mmpretrain's class insists on the original files byte for byte. This one
+    accepts any complete copy in the original layout, for instance with its
+    rows in another order: 50,000 training and 10,000 test images of 3 * 32 *
+    32 bytes, 500 and 100 of each of the 100 classes. The original is
+    downloaded when the folder is absent.
+
+    Args:
+        data_root (str): Folder that contains ``cifar-100-python``.
+        split (str): 'train' or 'test'. Defaults to 'train'.
+        num_per_class (int, optional): Keep only the first so many images of
+            each class, in the files' order, for experiments on a class-balanced
+            part. Defaults to all.
+        **kwargs: Other arguments of mmpretrain's ``CIFAR100``.
+
+    Raises:
+        ValueError: If the copy is incomplete or corrupt, or ``num_per_class``
+            is out of range. The message says what is wrong.
+        FileNotFoundError: If there is no copy and ``download=False``.
+    """
+
+    def __init__(
+        self,
+        data_root: str = '',
+        split: str = 'train',
+        num_per_class: Optional[int] = None,
+        **kwargs: Any,
+    ) -> None:
+        if split not in PER_CLASS:
+            raise ValueError(
+                f'split must be one of {sorted(PER_CLASS)}, got {split!r}.'
+            )
+        if num_per_class is not None and not 1 <= num_per_class <= PER_CLASS[split]:
+            raise ValueError(
+                f'num_per_class must lie in [1, {PER_CLASS[split]}] for the {split} '
+                f'split, got {num_per_class}.'
+            )
+        self.num_per_class = num_per_class
+        super().__init__(data_root=data_root, split=split, **kwargs)
+
+    def load_data_list(self) -> List[dict]:
+        """Read and check the split.
+
+        Returns:
+            list[dict]: ``img`` (32, 32, 3) uint8 RGB and ``gt_label``.
+        """
+        folder = osp.join(self.data_prefix['root'], self.base_folder)
+        if not osp.isdir(folder):
+            self._download(folder)
+        images, labels = read_split(osp.join(folder, self.split), self.split)
+        seen = np.zeros(NUM_CLASSES, dtype=int)
+        data_list = []
+        for image, label in zip(images, labels):
+            seen[label] += 1
+            if self.num_per_class is None or seen[label] <= self.num_per_class:
+                data_list.append({'img': image, 'gt_label': int(label)})
+        return data_list
+
+    def _download(self, folder: str) -> None:
+        if not self.download:
+            raise FileNotFoundError(
+                f'There is no CIFAR-100 at {osp.abspath(folder)}. Set the '
+                'environment variable FRSKD_DATA to the folder that contains '
+                'cifar100/cifar-100-python, or allow the download with '
+                'download=True.'
+            )
+        if dist.is_main_process():
+            try:
+                download_and_extract_archive(
+                    self.url,
+                    self.data_prefix['root'],
+                    filename=self.filename,
+                    md5=self.tgz_md5,
+                )
+            except OSError as error:
+                raise FileNotFoundError(
+                    f'There is no CIFAR-100 at {osp.abspath(folder)} and its '
+                    f'download from {self.url} failed ({error}). Set the '
+                    'environment variable FRSKD_DATA to the folder that contains '
+                    'cifar100/cifar-100-python.'
+                ) from error
+        dist.barrier()
+
+
+def read_split(path: str, split: str) -> 'tuple[np.ndarray, np.ndarray]':
+    """Read one pickle of the original layout and check its content.
+
+    Args:
+        path: File to read.
+        split: 'train' or 'test'.
+
+    Returns:
+        tuple: Images (N, 32, 32, 3) uint8 RGB and fine labels (N, ).
+
+    Raises:
+        ValueError: If it is not a complete split; the message says why.
+    """
+    try:
+        with open(path, 'rb') as file:
+            entry: Dict[str, Any] = pickle.load(file, encoding='latin1')
+        data, labels = np.asarray(entry['data']), np.asarray(entry['fine_labels'])
+    except Exception as error:
+        raise ValueError(
+            f'{path} is not a readable CIFAR-100 file '
+            f'({type(error).__name__}: {error}). Delete the folder to download it '
+            'again, or copy a complete one there.'
+        ) from error
+    per_class = PER_CLASS[split]
+    expected = (NUM_CLASSES * per_class, 3 * 32 * 32)
+    problems = []
+    if data.dtype != np.uint8 or data.shape != expected:
+        problems.append(
+            f'images are {data.dtype} {data.shape} instead of uint8 {expected}'
+        )
+    if labels.shape != expected[:1]:
+        problems.append(f'{labels.size} labels instead of {expected[0]}')
+    elif labels.min() < 0 or labels.max() >= NUM_CLASSES:
+        problems.append(
+            f'labels span [{labels.min()}, {labels.max()}] instead of '
+            f'[0, {NUM_CLASSES - 1}]'
+        )
+    else:
+        counts = np.bincount(labels, minlength=NUM_CLASSES)
+        wrong = np.flatnonzero(counts != per_class)
+        if wrong.size:
+            problems.append(
+                f'class {wrong[0]} has {counts[wrong[0]]} images instead of '
+                f'{per_class} ({wrong.size} classes are off)'
+            )
+    if problems:
+        raise ValueError(
+            f'{path} is not a complete CIFAR-100 {split} split: '
+            f'{"; ".join(problems)}. Delete the folder to download it again, or '
+            'copy a complete one there.'
+        )
+    images = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), labels

@@ -1,0 +1,15 @@
+"""What the command-line tools call."""
+
+from .config import configure_run, load_config, resolve_work_dir
+from .export import export_student, student_config
+from .runs import evaluate, train
+
+__all__ = [
+    'configure_run',
+    'evaluate',
+    'export_student',
+    'load_config',
+    'resolve_work_dir',
+    'student_config',
+    'train',
+]

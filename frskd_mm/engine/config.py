@@ -1,0 +1,136 @@
+"""Reading configs and applying command-line options."""
+
+import difflib
+import os.path as osp
+import zipfile
+from glob import glob
+from typing import List, Optional
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.hub import get_config
+
+from frskd_mm.utils.environment import HOSTS, has_host, missing_host
+
+
+def load_config(path: str, options: Optional[dict] = None) -> Config:
+    """Read a config file, or one of an installed library by ``mmdet::...``.
+
+    Args:
+        path: File path or ``package::path``.
+        options: Values that replace the config's, by dotted key.
+
+    Returns:
+        Config: With its ``filename`` set.
+
+    Raises:
+        FileNotFoundError: If there is no such file; names similar ones.
+        ImportError: If the package is not installed.
+    """
+    package, separator, _ = path.partition('::')
+    if separator:
+        if package in HOSTS and not has_host(package):
+            raise missing_host(package, path)
+        cfg = get_config(path)
+    else:
+        if not osp.isfile(path):
+            raise FileNotFoundError(_no_such_file('config', path))
+        cfg = Config.fromfile(path)
+    if options:
+        cfg.merge_from_dict(options)
+    return cfg
+
+
+def _no_such_file(kind: str, path: str) -> str:
+    extension = osp.splitext(path)[1]
+    folder = osp.dirname(path) or '.'
+    neighbours = [
+        osp.basename(name) for name in glob(osp.join(folder, f'*{extension}'))
+    ]
+    similar: List[str] = difflib.get_close_matches(osp.basename(path), neighbours)
+    hint = f' Similar: {", ".join(osp.join(folder, s) for s in similar)}.'
+    return f'There is no {kind} {path}.{hint if similar else ""}'
+
+
+def check_checkpoint_file(path: str) -> None:
+    """Refuse a checkpoint that cannot be read, before anything is built.
+
+    URLs and other schemes are left to MMEngine.
+
+    Raises:
+        FileNotFoundError: If there is no such file; names similar ones.
+        ValueError: If the file is truncated or not a checkpoint.
+    """
+    if '://' in path:
+        return
+    if not osp.isfile(path):
+        raise FileNotFoundError(_no_such_file('checkpoint', path))
+    with open(path, 'rb') as file:
+        is_pickle = file.read(1) == b'\x80'  # PyTorch's format before 1.6
+    if not is_pickle and not zipfile.is_zipfile(path):
+        raise ValueError(
+            f'{path} is not a complete PyTorch checkpoint: it was cut off while it '
+            'was written or copied, or is another kind of file. Use another one, '
+            'for example the previous epoch of the same work directory.'
+        )
+
+
+def resolve_work_dir(cfg: Config, config_path: str, work_dir: Optional[str]) -> str:
+    """Return the work directory: argument, else config, else its file name."""
+    name = osp.splitext(osp.basename(config_path))[0]
+    return work_dir or cfg.get('work_dir') or osp.join('work_dirs', name)
+
+
+def configure_run(
+    cfg: Config,
+    work_dir: str,
+    launcher: str = 'none',
+    resume: Optional[str] = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    validate: bool = True,
+) -> Config:
+    """Apply the options that the host libraries' ``tools/train.py`` have.
+
+    Args:
+        cfg: Training config; changed in place.
+        work_dir: Where logs and checkpoints go.
+        launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
+        resume: 'auto' for the newest checkpoint in ``work_dir``, or a path.
+        amp: Train with automatic mixed precision.
+        auto_scale_lr: Scale the learning rate with the real batch size.
+        validate: Evaluate during training.
+
+    Returns:
+        Config: The same one.
+
+    Raises:
+        ValueError: If an option does not suit the config or the machine.
+    """
+    cfg.work_dir = work_dir
+    cfg.launcher = launcher
+    if resume == 'auto':
+        cfg.resume, cfg.load_from = True, None
+    elif resume is not None:
+        check_checkpoint_file(resume)
+        cfg.resume, cfg.load_from = True, resume
+    elif cfg.get('load_from'):
+        check_checkpoint_file(cfg.load_from)
+    if amp:
+        if get_device() == 'cpu':
+            raise ValueError(
+                '--amp: MMEngine has mixed precision for accelerators only, and '
+                'none was found. Leave --amp out.'
+            )
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ValueError(
+                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in '
+                'the config.'
+            )
+        cfg.auto_scale_lr.enable = True
+    if not validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    return cfg

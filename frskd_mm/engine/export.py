@@ -1,0 +1,95 @@
+"""Taking the student out of a distilled checkpoint."""
+
+import os
+import os.path as osp
+from copy import deepcopy
+from typing import Tuple
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import save_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from frskd_mm.models.distilled import DISTILLER_PREFIX
+
+from .config import check_checkpoint_file
+
+
+def student_config(cfg: Config) -> Config:
+    """Return the config of the plain student on the same recipe.
+
+    Args:
+        cfg: Config whose model is ``frskd_mm.Distilled``; left as it is.
+
+    Raises:
+        ValueError: If the model is not distilled.
+    """
+    if cfg.model.get('type') != 'frskd_mm.Distilled':
+        raise ValueError(
+            f'The model of the config is {cfg.model.get("type")!r}, not '
+            'frskd_mm.Distilled: it is a plain model already.'
+        )
+    plain = deepcopy(cfg._cfg_dict.to_dict())
+    plain['model'] = plain['model']['student']
+    for leftover in ('student', 'distiller'):
+        plain.pop(leftover, None)
+    return Config(plain)
+
+
+def export_student(cfg: Config, checkpoint: str, out: str) -> Tuple[str, str]:
+    """Write the student of a training checkpoint for its host library.
+
+    The plain student is built from the config and the weights are loaded
+    strictly, so a file that is written fits.
+
+    Args:
+        cfg: Config that the distilled model was trained with.
+        checkpoint: Training checkpoint.
+        out: File to write; its folder is created.
+
+    Returns:
+        tuple[str, str]: Paths of the checkpoint and of the student's config,
+        which is written beside it.
+
+    Raises:
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If it is unreadable or not of this config.
+    """
+    check_checkpoint_file(checkpoint)
+    if osp.exists(out) and osp.samefile(checkpoint, out):
+        raise ValueError(f'OUT is the checkpoint itself ({out}). Name another file.')
+    plain = student_config(cfg)
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    weights = {
+        key: value
+        for key, value in loaded.get('state_dict', loaded).items()
+        if not key.startswith(DISTILLER_PREFIX)
+    }
+    _load_strictly(plain, weights, checkpoint)
+    meta = {
+        key: loaded.get('meta', {})[key]
+        for key in ('dataset_meta', 'epoch', 'iter', 'experiment_name')
+        if key in loaded.get('meta', {})
+    }
+    os.makedirs(osp.dirname(osp.abspath(out)), exist_ok=True)
+    meta['cfg'] = plain.pretty_text
+    save_checkpoint({'state_dict': weights, 'meta': meta}, out)
+    config_path = osp.splitext(out)[0] + '.py'
+    plain.dump(config_path)
+    return out, config_path
+
+
+def _load_strictly(plain: Config, weights: dict, checkpoint: str) -> None:
+    model_cfg = deepcopy(plain.model)
+    if plain.get('data_preprocessor'):
+        model_cfg.setdefault('data_preprocessor', deepcopy(plain.data_preprocessor))
+    with DefaultScope.overwrite_default_scope(plain.get('default_scope')):
+        model = MODELS.build(model_cfg)
+    try:
+        with torch.no_grad():
+            model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f'{checkpoint} was not trained with this config: {error}'
+        ) from error

@@ -1,0 +1,86 @@
+"""Training and testing through MMEngine's runner."""
+
+import signal
+from contextlib import nullcontext
+from types import FrameType
+from typing import Dict, Optional
+
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from frskd_mm.models.distilled import Distilled
+from frskd_mm.utils.environment import require_cuda_ops
+
+from .config import check_checkpoint_file
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner that the config asks for."""
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def train(cfg: Config) -> Runner:
+    """Train as the config says.
+
+    SIGTERM ends the run with exit code 143 and a word on how to go on.
+
+    Args:
+        cfg: Complete training config with ``work_dir``.
+
+    Returns:
+        Runner: After training.
+    """
+    require_cuda_ops()
+    signal.signal(signal.SIGTERM, _stop)
+    runner = build_runner(cfg)
+    runner.train()
+    return runner
+
+
+def _stop(signum: int, frame: Optional[FrameType]) -> None:
+    print(
+        'Stopped by SIGTERM. Finished epochs are saved: run the same command with '
+        '--resume to go on from the last one.'
+    )
+    raise SystemExit(128 + signum)
+
+
+def evaluate(
+    cfg: Config, checkpoint: str, self_teacher: bool = False
+) -> Dict[str, float]:
+    """Evaluate a training checkpoint or an exported student.
+
+    Args:
+        cfg: Config with a test data loader and evaluator.
+        checkpoint: File to evaluate.
+        self_teacher: Evaluate the self-teacher instead of the student.
+
+    Returns:
+        dict[str, float]: The evaluator's metrics.
+
+    Raises:
+        ValueError: If the self-teacher is wanted but there is none.
+    """
+    require_cuda_ops()
+    check_checkpoint_file(checkpoint)
+    cfg.load_from, cfg.resume = checkpoint, False
+    runner = build_runner(cfg)
+    context = nullcontext()
+    if self_teacher:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not isinstance(model, Distilled):
+            raise ValueError(
+                'The config is of a plain student, which has no self-teacher. Pass '
+                'the config that the distilled model was trained with.'
+            )
+        runner.load_or_resume()
+        if model.loaded_plain:
+            raise ValueError(
+                f'{checkpoint} holds the student alone. Pass a training checkpoint '
+                'to evaluate the self-teacher.'
+            )
+        context = model.as_self_teacher()
+    with context:
+        return runner.test()

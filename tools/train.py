@@ -1,0 +1,67 @@
+"""Train a model: ``python tools/train.py CONFIG``."""
+
+import argparse
+import os
+
+from mmengine.config import DictAction
+
+import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
+from frskd_mm.engine import configure_run, load_config, resolve_work_dir, train
+
+
+def parse_args() -> argparse.Namespace:
+    """Define the command line; the options are those of the host libraries."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file, or package::path')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='go on from this checkpoint, or from the newest one of the work '
+        'directory when no path is given',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the real batch size',
+    )
+    parser.add_argument(
+        '--no-validate', action='store_true', help='do not evaluate during training'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='replace config values: key=value, nested keys with dots',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
+    )
+    # torch.distributed.launch passes it in one spelling or the other.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    """Read the config, apply the options, train."""
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    train(
+        configure_run(
+            cfg,
+            work_dir=resolve_work_dir(cfg, args.config, args.work_dir),
+            launcher=args.launcher,
+            resume=args.resume,
+            amp=args.amp,
+            auto_scale_lr=args.auto_scale_lr,
+            validate=not args.no_validate,
+        )
+    )
+
+
+if __name__ == '__main__':
+    main()
