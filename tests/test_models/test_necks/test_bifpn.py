@@ -1,0 +1,268 @@
+"""BiFPN and BiFPNc against the plain equations."""
+
+import pytest
+import reference
+import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import nn
+
+from frskd_mm.models.necks import BiFPN, BiFPNc
+from frskd_mm.registry import MODELS
+
+NECKS = {
+    'BiFPNc': lambda channels, **kwargs: BiFPNc(channels, **kwargs),
+    'BiFPN': lambda channels, **kwargs: BiFPN(channels, out_channels=6, **kwargs),
+}
+
+# Name -> (batch, sizes from fine to coarse).
+SIZES = {
+    'two_levels': (2, [(8, 8), (4, 4)]),
+    'three_levels': (2, [(16, 16), (8, 8), (4, 4)]),
+    'odd': (2, [(25, 25), (13, 13), (7, 7)]),
+    'non_square': (2, [(12, 21), (6, 11), (3, 6)]),
+    'equal_strides': (2, [(9, 7), (5, 4), (5, 4), (5, 4)]),
+    'batch_of_one': (1, [(10, 10), (5, 5), (3, 3)]),
+    'five_levels_to_one_pixel': (3, [(16, 12), (8, 6), (4, 3), (2, 2), (1, 1)]),
+    'stride_four': (2, [(16, 16), (4, 4), (2, 2)]),
+    'uneven_strides': (2, [(10, 12), (7, 12), (3, 6)]),
+}
+
+
+def build(kind, channels, **kwargs):
+    """Build a neck in float64 with random values wherever there is a parameter."""
+    neck = NECKS[kind](channels, **kwargs).double()
+    with torch.no_grad():
+        for module in neck.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(std=0.3)
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(0.5, 2.0)
+        for name, param in neck.named_parameters():
+            if 'fusions' in name:
+                param.uniform_(0.2, 1.5)
+    # One negative weight: its map must not count.
+    neck.layers[0].bottom_up_fusions[0].weight.data[0] = -0.4
+    return neck
+
+
+def random_feats(batch, sizes, channels):
+    return [
+        torch.randn(batch, c, *size, dtype=torch.float64).relu().requires_grad_()
+        for c, size in zip(channels, sizes)
+    ]
+
+
+def scalar_of(outs):
+    """Reduce outputs to one number whose gradient tells every pixel apart."""
+    generator = torch.Generator().manual_seed(1)
+    return sum(
+        (out * torch.randn(out.shape, generator=generator, dtype=out.dtype)).sum()
+        for out in outs
+    )
+
+
+def compare(neck, feats, mode):
+    """Compare outputs, and gradients at the inputs and at every parameter."""
+    expected = reference.bifpn(feats, reference.neck_params(neck), mode, neck.training)
+    variables = [*feats, *neck.parameters()]
+    expected_grads = torch.autograd.grad(scalar_of(expected), variables)
+    outs = neck(feats)
+    grads = torch.autograd.grad(scalar_of(outs), variables)
+
+    assert isinstance(outs, tuple)
+    torch.testing.assert_close(list(outs), expected, rtol=1e-9, atol=1e-9)
+    names = [f'feats.{i}' for i in range(len(feats))]
+    names += [name for name, _ in neck.named_parameters()]
+    scale = max(grad.abs().max().item() for grad in expected_grads)
+    for name, grad, wanted in zip(names, grads, expected_grads):
+        torch.testing.assert_close(
+            grad,
+            wanted,
+            rtol=1e-8,
+            atol=1e-9 * scale,
+            msg=lambda m, n=name: f'{n}: {m}',
+        )
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize('mode', ['nearest', 'bilinear'])
+@pytest.mark.parametrize('sizes', SIZES)
+@pytest.mark.parametrize('kind', NECKS)
+def test_one_layer_equals_the_equations(kind, sizes, mode, training):
+    batch, maps = SIZES[sizes]
+    channels = [2, 3, 5, 4, 3][: len(maps)]
+    neck = build(kind, channels, upsample_mode=mode).train(training)
+    compare(neck, random_feats(batch, maps, channels), mode)
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize('mode', ['nearest', 'bilinear'])
+@pytest.mark.parametrize('num_layers', [2, 3])
+@pytest.mark.parametrize('kind', NECKS)
+def test_stacked_layers_equal_the_equations(kind, num_layers, mode, training):
+    channels, maps = [2, 3, 4], [(9, 8), (5, 4), (3, 2)]
+    neck = build(kind, channels, num_layers=num_layers, upsample_mode=mode)
+    compare(neck.train(training), random_feats(2, maps, channels), mode)
+
+
+@pytest.mark.parametrize('depth', [1, 3])
+@pytest.mark.parametrize('kind', NECKS)
+def test_any_depth_equals_the_equations(kind, depth):
+    channels, maps = [2, 3, 4], [(8, 8), (4, 4), (2, 2)]
+    compare(
+        build(kind, channels, depth=depth), random_feats(3, maps, channels), 'nearest'
+    )
+
+
+@pytest.mark.parametrize('width', [0.5, 1, 3])
+def test_width_multiplies_each_level(width):
+    channels = [2, 4, 6]
+    neck = build('BiFPNc', channels, width=width)
+    assert neck.out_channels == [int(width * c) for c in channels]
+    compare(neck, random_feats(2, [(8, 8), (4, 4), (2, 2)], channels), 'nearest')
+
+
+def test_default_width_is_two():
+    assert BiFPNc([16, 32]).out_channels == [32, 64]
+    assert BiFPN([16, 32]).out_channels == [256, 256]
+
+
+@pytest.mark.parametrize('kind', NECKS)
+def test_preact_maps_become_the_outputs_through_relu(kind):
+    channels, maps = [2, 3], [(8, 8), (4, 4)]
+    neck = build(kind, channels, num_layers=2).eval()
+    feats = random_feats(2, maps, channels)
+    preact = neck(feats, preact=True)
+    assert any((p < 0).any() for p in preact)
+    torch.testing.assert_close([p.relu() for p in preact], list(neck(feats)))
+
+
+def test_running_statistics_follow_the_equations():
+    """Only the variance of a PW that runs before its upsampling differs.
+
+    By the unbiased factor n / (n - 1): n is the small map's number of values there.
+    """
+    channels, maps, batch = [2, 3, 4], [(8, 8), (4, 4), (2, 2)], 2
+    neck = build('BiFPNc', channels)
+    before = {name: buffer.clone() for name, buffer in neck.named_buffers()}
+    feats = random_feats(batch, maps, channels)
+    neck(feats)
+
+    params = reference.neck_params(neck)[0]
+    lateral = [reference.pw(feats[i], params.lateral[i], True) for i in range(3)]
+    buffers = dict(neck.named_buffers())
+    resized = reference.up(lateral[2], maps[1], 'nearest')
+    conv = reference.conv1x1(resized, params.up[1].kernel)
+    n = batch * maps[2][0] * maps[2][1]
+    name = 'layers.0.upsamples.1.project.1.running_'
+    torch.testing.assert_close(
+        buffers[f'{name}mean'],
+        0.9 * before[f'{name}mean'] + 0.1 * conv.mean(dim=(0, 2, 3)),
+    )
+    torch.testing.assert_close(
+        buffers[f'{name}var'],
+        0.9 * before[f'{name}var']
+        + 0.1 * conv.var(dim=(0, 2, 3), unbiased=False) * n / (n - 1),
+    )
+    # The fused laterals keep the statistics of their halves.
+    for level, d in ((1, 6), (2, 8)):
+        conv = feats[level]
+        kernel = neck.layers[0].laterals[level][0].weight
+        name = f'layers.0.laterals.{level}.1.running_'
+        for part in (slice(0, d), slice(d, 2 * d)):
+            half = reference.conv1x1(conv, kernel[part])
+            torch.testing.assert_close(
+                buffers[f'{name}mean'][part],
+                0.9 * before[f'{name}mean'][part] + 0.1 * half.mean(dim=(0, 2, 3)),
+            )
+            torch.testing.assert_close(
+                buffers[f'{name}var'][part],
+                0.9 * before[f'{name}var'][part] + 0.1 * half.var(dim=(0, 2, 3)),
+            )
+
+
+@pytest.mark.parametrize('kind', NECKS)
+def test_runs_in_half_precision(kind):
+    channels, maps = [4, 6], [(8, 8), (4, 4)]
+    neck = NECKS[kind](channels)
+    feats = [torch.randn(2, c, *s).relu() for c, s in zip(channels, maps)]
+    exact = neck(feats)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        outs = neck(feats)
+    for out, wanted in zip(outs, exact):
+        assert torch.isfinite(out).all()
+        assert (out.float() - wanted).abs().mean() < 0.1 * wanted.abs().mean()
+
+
+def test_norm_and_activation_configs_are_used():
+    neck = BiFPNc(
+        [4, 8],
+        num_layers=2,
+        norm_cfg=dict(type='GN', num_groups=2),
+        act_cfg=dict(type='LeakyReLU', negative_slope=0.5, inplace=True),
+    )
+    kinds = {type(module) for module in neck.modules()}
+    assert {nn.GroupNorm, nn.LeakyReLU} <= kinds
+    assert not {nn.BatchNorm2d, nn.ReLU} & kinds
+    feats = [torch.randn(1, 4, 6, 6), torch.randn(1, 8, 3, 3)]
+    kept = [feat.clone() for feat in feats]
+    preact, outs = neck(feats, preact=True), neck(feats)
+    torch.testing.assert_close(feats, kept)
+    for p, out in zip(preact, outs):
+        torch.testing.assert_close(out, nn.functional.leaky_relu(p, 0.5))
+
+
+def test_init_cfg_is_used():
+    neck = BiFPNc([4, 8], init_cfg=dict(type='Constant', layer='Conv2d', val=0.25))
+    neck.init_weights()
+    for module in neck.modules():
+        if isinstance(module, nn.Conv2d):
+            assert (module.weight == 0.25).all()
+
+
+def test_default_initialisation_is_kept():
+    """The authors' code leaves PyTorch's, and so does ``init_weights``."""
+    neck = BiFPN([4, 8])
+    before = {name: value.clone() for name, value in neck.state_dict().items()}
+    neck.init_weights()
+    for name, value in neck.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize('kind', NECKS)
+def test_is_found_from_the_root_registry(kind):
+    cfg = dict(type=f'frskd_mm.{kind}', in_channels=[4, 8])
+    assert type(ROOT_MODELS.build(dict(cfg))) is type(MODELS.build(dict(cfg)))
+
+
+@pytest.mark.parametrize('kind', ['BiFPN', 'BiFPNc'])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(in_channels=[4]), r'at least two feature maps.*out_indices'),
+        (dict(in_channels=64), r'at least two feature maps.*in_channels is 64'),
+        (dict(depth=0), r'depth of {} must be >= 1, got 0'),
+        (dict(num_layers=0), r'num_layers of {} must be >= 1, got 0'),
+        (dict(upsample_mode='cubic'), r"one of \('nearest', 'bilinear'\), got 'cubic'"),
+    ],
+)
+def test_refuses_wrong_arguments(kind, change, message):
+    with pytest.raises(ValueError, match=message.format(kind)):
+        MODELS.build(dict(type=kind, **{'in_channels': [4, 8], **change}))
+
+
+def test_bifpnc_refuses_a_width_that_is_not_positive_and_out_channels():
+    with pytest.raises(ValueError, match='width of BiFPNc must be positive, got 0'):
+        BiFPNc([4, 8], width=0)
+    with pytest.raises(ValueError, match='no out_channels: they are width'):
+        BiFPNc([4, 8], out_channels=16)
+
+
+@pytest.mark.parametrize('kind', NECKS)
+@pytest.mark.parametrize('channels', [[4], [4, 9], [4, 8, 8]])
+def test_refuses_other_maps_than_it_was_built_for(kind, channels):
+    neck = NECKS[kind]([4, 8])
+    feats = [torch.zeros(2, c, 4, 4) for c in channels]
+    with pytest.raises(ValueError, match=r'in_channels=\[4, 8\] but received maps'):
+        neck(feats)
