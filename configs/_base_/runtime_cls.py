@@ -1,6 +1,9 @@
 # mmpretrain's runtime, with runs that an interruption does not change.
 _base_ = 'mmpretrain::_base_/default_runtime.py'
-custom_hooks = [dict(type='frskd_mm.EpochSeedHook')]
+custom_hooks = [
+    dict(type='frskd_mm.EpochSeedHook'),
+    dict(type='frskd_mm.ChannelsLastHook'),
+]
 default_hooks = dict(
     # Two, so that a valid one is left when saving is interrupted.
     checkpoint=dict(interval=1, max_keep_ckpts=2),
