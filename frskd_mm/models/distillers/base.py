@@ -4,9 +4,9 @@ from abc import ABCMeta, abstractmethod
 from typing import Any, Callable, Dict, Sequence
 
 from mmengine.model import BaseModel, BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 
-from frskd_mm.models.tasks import task_of
+from frskd_mm.models.tasks import ClassificationTask, task_of
 from frskd_mm.utils.random import isolated_rng
 
 StudentLoss = Callable[[Tensor, Sequence[Any]], Dict[str, Tensor]]
@@ -21,11 +21,23 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
     Args:
         student (BaseModel): The built student. It may be read here, to infer
             channels for example, but is not kept.
+
+    Raises:
+        TypeError: If the method does not suit the student's task.
     """
+
+    #: Whether the method needs one label and one score vector an image.
+    classification_only = False
 
     def __init__(self, student: BaseModel) -> None:
         super().__init__()
         self.task = task_of(student)
+        if self.classification_only and not isinstance(self.task, ClassificationTask):
+            raise TypeError(
+                f'{type(self).__name__} is for classification, but the student '
+                f'is a {type(student).__name__}. Use FRSKD, BYOT, SAD or '
+                'PretrainedTeacher for dense prediction.'
+            )
 
     @abstractmethod
     def loss(
@@ -54,6 +66,24 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
             super().init_weights()
 
 
+def scale_losses(losses: Dict[str, Any], factor: float) -> Dict[str, Any]:
+    """Scale what is optimised and leave what is only logged.
+
+    Args:
+        losses: Tensors, or lists of tensors (one a level), by name.
+        factor: Multiplies the values whose name contains 'loss'.
+    """
+    if factor == 1.0:
+        return dict(losses)
+    scaled = {}
+    for name, value in losses.items():
+        if 'loss' in name:
+            is_tensor = isinstance(value, Tensor)
+            value = factor * value if is_tensor else [factor * v for v in value]
+        scaled[name] = value
+    return scaled
+
+
 def with_prefix(
     prefix: str, losses: Dict[str, Any], factor: float = 1.0
 ) -> Dict[str, Any]:
@@ -64,13 +94,20 @@ def with_prefix(
         losses: Tensors, or lists of tensors (one a level), by name.
         factor: Multiplies the values whose name contains 'loss'.
     """
-    scaled = {}
-    for name, value in losses.items():
-        if factor != 1.0 and 'loss' in name:
-            is_tensor = isinstance(value, Tensor)
-            value = factor * value if is_tensor else [factor * v for v in value]
-        scaled[f'{prefix}.{name}'] = value
-    return scaled
+    return {
+        f'{prefix}.{name}': value
+        for name, value in scale_losses(losses, factor).items()
+    }
+
+
+def term_acts(loss: nn.Module, schedule: float) -> bool:
+    """Whether a term has to be computed.
+
+    While the schedule is 0, a loss with parameters is computed all the same:
+    DistributedDataParallel waits for their gradients.
+    """
+    has_parameters = next(loss.parameters(), None) is not None
+    return bool(loss.loss_weight) and (schedule > 0 or has_parameters)
 
 
 def name_student_loss(losses: Dict[str, Tensor]) -> Dict[str, Tensor]:

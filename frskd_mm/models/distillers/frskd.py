@@ -4,13 +4,19 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from frskd_mm.models.self_teacher import SelfTeacher
 from frskd_mm.models.tasks.base import as_levels
 from frskd_mm.registry import MODELS
 
-from .base import BaseDistiller, StudentLoss, name_student_loss, with_prefix
+from .base import (
+    BaseDistiller,
+    StudentLoss,
+    name_student_loss,
+    term_acts,
+    with_prefix,
+)
 
 
 @MODELS.register_module()
@@ -122,11 +128,11 @@ class FRSKD(BaseDistiller):
         )
 
         schedule = self.weight_schedule()
-        if _acts(self.soft_label, schedule):
+        if term_acts(self.soft_label, schedule):
             losses['loss_kd'] = schedule * self.task.soft_label_loss(
                 self.soft_label, student, student_outputs, teacher_outputs, data_samples
             )
-        if _acts(self.feature_loss, schedule):
+        if term_acts(self.feature_loss, schedule):
             losses[self.feature_loss.loss_name] = schedule * self.feature_loss(
                 feats, refined
             )
@@ -142,13 +148,3 @@ class FRSKD(BaseDistiller):
         return self.self_teacher.predict(
             as_levels(student_outputs.last('feats')), data_samples
         )
-
-
-def _acts(loss: nn.Module, schedule: float) -> bool:
-    """Whether a term has to be computed.
-
-    While the schedule is 0, a loss with parameters is computed all the same:
-    DistributedDataParallel waits for their gradients.
-    """
-    has_parameters = next(loss.parameters(), None) is not None
-    return bool(loss.loss_weight) and (schedule > 0 or has_parameters)
