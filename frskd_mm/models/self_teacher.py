@@ -8,7 +8,10 @@ from mmengine.model import BaseModel, BaseModule
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.preactivation import PreactRecorder
+from frskd_mm.utils.recorder import Recorder
 
+from .necks import BiFPN
 from .tasks import Task
 
 
@@ -47,9 +50,12 @@ class SelfTeacher(BaseModule):
         super().__init__()
         shapes = task.feature_shapes(student, source, input_size)
         in_channels = [channels for channels, *_ in shapes]
-        self.neck = MODELS.build(
-            {**neck, 'in_channels': self._check_channels(neck, in_channels, source)}
-        )
+        neck = {**neck, 'in_channels': self._check_channels(neck, in_channels, source)}
+        coarsest = task.coarsest_read(student_cfg, source, len(in_channels))
+        neck_class = MODELS.get(neck['type'])
+        if isinstance(neck_class, type) and issubclass(neck_class, BiFPN):
+            neck.setdefault('last_bottom_up', coarsest)
+        self.neck = MODELS.build(neck)
         cfg = Config(
             dict(
                 twin=task.twin_cfg(
@@ -59,6 +65,7 @@ class SelfTeacher(BaseModule):
         )
         cfg.merge_from_dict(dict(twin=twin or {}))
         self.twin = MODELS.build(cfg.twin)
+        self._switches = _common_settings(student, self.twin)
         print_log(
             f'Self-teacher: {source} maps (C, H, W) '
             f'{", ".join(map(str, shapes))} of a {self._size(task, input_size)} '
@@ -85,6 +92,17 @@ class SelfTeacher(BaseModule):
             )
         return given
 
+    def follow_switches(self, student: BaseModel) -> None:
+        """Copy what was switched on the student's heads since they were built.
+
+        Hooks such as YOLOX's mode switch set attributes of a head. The twin's
+        head gets those plain values that were equal in both at first; rewired
+        channels and what the user set for the twin stay.
+        """
+        for part, name in self._switches:
+            value = getattr(getattr(student, part), name)
+            setattr(getattr(self.twin, part), name, value)
+
     def refine(self, feats: Sequence[Tensor], detach: bool) -> Tuple[Tensor, ...]:
         """Refine the student's maps.
 
@@ -97,6 +115,34 @@ class SelfTeacher(BaseModule):
         """
         return self.neck([feat.detach() for feat in feats] if detach else list(feats))
 
+    def record_neck(self, preact: bool) -> Recorder:
+        """Return a recorder of the refined maps ('feats').
+
+        Args:
+            preact: Record also the maps before their ReLU ('preacts').
+        """
+        recorder = PreactRecorder if preact else Recorder
+        return recorder({'feats': (self.neck, 'forward')})
+
     def predict(self, feats: Sequence[Tensor], data_samples: Sequence[Any]) -> Any:
         """Predict from the student's maps, in the host library's form."""
         return self.twin.predict(self.refine(feats, detach=True), data_samples)
+
+
+def _common_settings(student: BaseModel, twin: BaseModel) -> List[Tuple[str, str]]:
+    """Return part and attribute names of equal plain values, modes aside."""
+    settings = []
+    for part, module in twin.named_children():
+        if part == 'backbone':  # the twin's is a PassThrough
+            continue
+        own = vars(getattr(student, part))
+        settings += [
+            (part, name)
+            for name, value in vars(module).items()
+            if isinstance(value, (bool, int, float, str))
+            and name != 'training'
+            and not name.startswith('_')
+            and name in own
+            and own[name] == value
+        ]
+    return settings

@@ -3,7 +3,7 @@
 from typing import List, Optional, Sequence, Tuple, Union
 
 from mmengine.model import BaseModule, ModuleList
-from torch import Tensor
+from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
 
@@ -64,6 +64,11 @@ class BiFPN(BaseModule):
             paper's text). Defaults to 'nearest'.
         norm_cfg (dict): Norm layer. Defaults to ``dict(type='BN')``.
         act_cfg (dict): Activation. Defaults to ``dict(type='ReLU')``.
+        last_bottom_up (int, optional): Coarsest level, counted from 0, that
+            the bottom-up pass of the last layer reaches; coarser levels are
+            T_i = P_i. A self-teacher sets it to the coarsest level that its
+            head reads, since what lies beyond would never get a gradient.
+            Defaults to all levels.
         init_cfg (dict | list[dict], optional): Initialisation config.
 
     Raises:
@@ -81,6 +86,7 @@ class BiFPN(BaseModule):
         upsample_mode: str = 'nearest',
         norm_cfg: Optional[dict] = None,
         act_cfg: Optional[dict] = None,
+        last_bottom_up: Optional[int] = None,
         init_cfg: Union[dict, List[dict], None] = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -91,6 +97,11 @@ class BiFPN(BaseModule):
         for argument, value in (('depth', depth), ('num_layers', num_layers)):
             if value < 1:
                 raise ValueError(f'{argument} of {name} must be >= 1, got {value}.')
+        if last_bottom_up is not None and not 0 <= last_bottom_up < len(in_channels):
+            raise ValueError(
+                f'last_bottom_up of {name} must be a level, 0 to '
+                f'{len(in_channels) - 1}, got {last_bottom_up}.'
+            )
         if upsample_mode not in UPSAMPLE_MODES:
             raise ValueError(
                 f'upsample_mode of {name} must be one of {UPSAMPLE_MODES}, got '
@@ -108,9 +119,22 @@ class BiFPN(BaseModule):
                 upsample_mode=upsample_mode,
                 norm_cfg=norm_cfg or dict(type='BN'),
                 act_cfg=act_cfg or dict(type='ReLU'),
+                bottom_up=last_bottom_up if i == num_layers - 1 else None,
             )
             for i in range(num_layers)
         )
+
+    @property
+    def output_norms(self) -> Optional[List[nn.Module]]:
+        """The norm that ends each refined map before its activation.
+
+        None where the coarsest map has none, with ``last_bottom_up``.
+        """
+        layer = self.layers[-1]
+        if layer.bottom_up < layer.num_levels - 1:
+            return None
+        convs = [layer.top_down_convs[0], *layer.bottom_up_convs]
+        return [conv[-1] for conv in convs]
 
     def forward(
         self, feats: Sequence[Tensor], preact: bool = False

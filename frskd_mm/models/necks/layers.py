@@ -150,6 +150,8 @@ class BiFPNLayer(BaseModule):
         upsample_mode (str): 'nearest' or 'bilinear'.
         norm_cfg (dict): Norm layer config.
         act_cfg (dict): Activation config.
+        bottom_up (int, optional): Coarsest level, counted from 0, that the
+            bottom-up pass reaches; T_i = P_i beyond. Defaults to all levels.
     """
 
     def __init__(
@@ -162,10 +164,12 @@ class BiFPNLayer(BaseModule):
         upsample_mode: str,
         norm_cfg: dict,
         act_cfg: dict,
+        bottom_up: Optional[int] = None,
     ) -> None:
         super().__init__()
         self.first = first
         self.num_levels = len(in_channels)
+        self.bottom_up = self.num_levels - 1 if bottom_up is None else bottom_up
         layer_cfg = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
 
         def projection(source: int, target: int) -> nn.Module:
@@ -175,16 +179,17 @@ class BiFPNLayer(BaseModule):
 
         # Both laterals of a level read the same map, so they are one
         # convolution: its first d_i outputs are L_i, its last d_i are L'_i.
-        # The finest level has no L', a later layer has no L.
+        # The finest level and those beyond the bottom-up pass have no L', a
+        # later layer has no L.
         self.laterals = ModuleList()
         for level, (in_dim, out_dim) in enumerate(zip(in_channels, out_channels)):
-            copies = int(first) + int(level > 0)
+            copies = int(first) + int(0 < level <= self.bottom_up)
             self.laterals.append(
                 pointwise(in_dim, copies * out_dim, **layer_cfg)
                 if copies
                 else nn.Identity()
             )
-        fine, coarse = range(self.num_levels - 1), range(1, self.num_levels)
+        fine, coarse = range(self.num_levels - 1), range(1, self.bottom_up + 1)
         self.upsamples = ModuleList(
             Upsample(projection(i + 1, i), upsample_mode) for i in fine
         )
@@ -209,8 +214,10 @@ class BiFPNLayer(BaseModule):
         outs = [lateral(feat) for lateral, feat in zip(self.laterals, feats)]
         if not self.first:
             return list(feats), [None, *outs[1:]]
-        halves = [out.chunk(2, dim=1) for out in outs[1:]]
-        return [outs[0], *(h[0] for h in halves)], [None, *(h[1] for h in halves)]
+        end = self.bottom_up + 1
+        halves = [out.chunk(2, dim=1) for out in outs[1:end]]
+        firsts = [outs[0], *(h[0] for h in halves), *outs[end:]]
+        return firsts, [None, *(h[1] for h in halves)]
 
     def forward(self, feats: Sequence[Tensor]) -> List[Tensor]:
         """Refine the maps.
@@ -227,6 +234,7 @@ class BiFPNLayer(BaseModule):
 
         # P_i and, from here on always read through the activation, act(P_i).
         # P_n = L_n is an activated map already.
+        raw_p: List[Tensor] = [first_laterals[last]]
         active_p: List[Tensor] = [first_laterals[last]]
         for i in reversed(range(last)):
             p = self.top_down_convs[i](
@@ -234,10 +242,11 @@ class BiFPNLayer(BaseModule):
                     first_laterals[i], self.upsamples[i](active_p[0], sizes[i])
                 )
             )
+            raw_p.insert(0, p)
             active_p.insert(0, self.activate(p))
 
-        outs, active_t = [p], active_p[0]
-        for i in range(1, self.num_levels):
+        outs, active_t = [raw_p[0]], active_p[0]
+        for i in range(1, self.bottom_up + 1):
             inputs = [second_laterals[i]]
             if i < last:
                 inputs.append(active_p[i])
@@ -246,4 +255,4 @@ class BiFPNLayer(BaseModule):
                 self.bottom_up_convs[i - 1](self.bottom_up_fusions[i - 1](*inputs))
             )
             active_t = self.activate(outs[-1])
-        return outs
+        return outs + raw_p[self.bottom_up + 1 :]
