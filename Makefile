@@ -1,0 +1,35 @@
+# Every target first makes the environment if it is missing or outdated: .venv,
+# or the folder in FRSKD_VENV. PYTHON picks the interpreter, a Python 3.11.
+# ARGS are handed on: make test ARGS='tests/test_utils -x'
+
+IN_ENV = bash tools/env.sh
+
+.PHONY: help demo test lint format types env
+help:
+	@echo 'make demo    train on bundled data, show the gain and pictures'
+	@echo 'make test    run the tests'
+	@echo 'make lint    check style and spelling'
+	@echo 'make format  mend what ruff can mend'
+	@echo 'make types   check the types with mypy'
+	@echo 'make env     only make the environment'
+
+demo:
+	@$(IN_ENV) python tools/demo.py $(ARGS)
+
+test:
+	@$(IN_ENV) python -m pytest $(ARGS)
+
+lint:
+	@$(IN_ENV) ruff check .
+	@$(IN_ENV) ruff format --check .
+	@$(IN_ENV) codespell
+
+format:
+	@$(IN_ENV) ruff check --fix .
+	@$(IN_ENV) ruff format .
+
+types:
+	@$(IN_ENV) mypy frskd_mm
+
+env:
+	@$(IN_ENV)
