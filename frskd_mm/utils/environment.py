@@ -1,6 +1,9 @@
 """What is installed: tested versions, optional hosts, config packages."""
 
+import os.path as osp
 import warnings
+from glob import escape as glob_escape
+from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Optional
@@ -55,6 +58,18 @@ def install_command(name: str) -> str:
     return f'pip install{flags} {distribution}=={tested}'
 
 
+def rebuild_command() -> str:
+    """Return the pip line that builds mmcv anew, with its operators.
+
+    Without ``--no-cache-dir`` pip would take up again what it built before.
+    """
+    distribution = package_family()['mmcv'][0]
+    return (
+        f'{install_command("mmcv")} --no-deps --force-reinstall --no-cache-dir '
+        f'--no-binary={distribution}'
+    )
+
+
 def missing_host(host: str, component: str) -> ImportError:
     """Build the error for a component whose host library is not installed."""
     return ImportError(
@@ -64,7 +79,7 @@ def missing_host(host: str, component: str) -> ImportError:
 
 
 def check_environment() -> None:
-    """Warn about versions outside the tested windows and mixed families.
+    """Warn about untested versions, mixed families and missing libraries.
 
     The two package families (``onedl-*`` and the classic names) write into the
     same folders, so having both breaks either.
@@ -77,40 +92,63 @@ def check_environment() -> None:
         and _installed_version(CLASSIC[name][0])
     ]
     if both:
-        warnings.warn(
+        _warn(
             f'Both package families are installed ({", ".join(both)}). They '
             'share folders and overwrite each other: start from an empty '
-            'environment and install one family.',
-            stacklevel=3,
+            'environment and install one family.'
         )
     for name, (distribution, first, end) in package_family().items():
         found = _installed_version(distribution)
         if found is None:
             continue
         if not digit_version(first) <= digit_version(found) < digit_version(end):
-            warnings.warn(
+            _warn(
                 f'{distribution} {found} is outside the tested versions '
-                f'[{first}, {end}). If something breaks: {install_command(name)}',
-                stacklevel=3,
+                f'[{first}, {end}). If something breaks: {install_command(name)}'
             )
     if not any(has_host(host) for host in HOSTS):
-        warnings.warn(
+        _warn(
             'None of the host libraries is installed. Install what you need: '
-            + '; '.join(install_command(host) for host in HOSTS),
-            stacklevel=3,
+            + '; '.join(install_command(host) for host in HOSTS)
         )
+    mmcv = find_spec('mmcv')
+    if mmcv is None:
+        _warn(
+            'mmcv is not installed; the host libraries need it. Install it with: '
+            f'{install_command("mmcv")}'
+        )
+    elif not any(
+        glob(osp.join(glob_escape(folder), '_ext.*'))
+        for folder in mmcv.submodule_search_locations
+    ):
+        _warn(
+            'mmcv was installed without its compiled operators, as happens when pip '
+            'builds it in isolation; mmseg and mmdet cannot be imported then. Build '
+            f'it anew: {rebuild_command()}'
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=4)  # the line that imports the package
 
 
 def register_config_packages() -> None:
     """Let ``mmseg::...`` and ``frskd_mm::...`` config paths resolve.
 
-    MMEngine looks the part before ``::`` up in a table of distribution names.
-    It does not know this package, and knows mmseg only by its classic name.
+    MMEngine looks the part before ``::`` up in a table of distribution names
+    that has the hosts by their classic names only, and this package not at all.
+    A host that is missing gets its name of the installed family as well, since
+    MMEngine tells the user to install it, or does so itself.
     """
-    config_utils.MODULE2PACKAGE['frskd_mm'] = 'frskd_mm'
-    distribution = package_family()['mmseg'][0]
-    if _installed_version(distribution) is not None:
-        config_utils.MODULE2PACKAGE['mmseg'] = distribution
+    for host in HOSTS:
+        distribution = package_family()[host][0]
+        if _installed_version(distribution) is not None or not has_host(host):
+            config_utils.MODULE2PACKAGE[host] = distribution
+    # Not the distribution's name, for which MMEngine would look beside the
+    # distribution's metadata. A module's name makes it look beside the module:
+    # the configs are always those of the imported code, whether it is installed,
+    # installed for development or merely on the Python path.
+    config_utils.MODULE2PACKAGE['frskd_mm'] = 'frskd_mm.version'
 
 
 def require_cuda_ops() -> None:
@@ -121,13 +159,41 @@ def require_cuda_ops() -> None:
     """
     import torch
 
-    if not torch.cuda.is_available():
+    # ROCm's torch calls its devices cuda, too, and mmcv builds for them by itself.
+    if torch.version.cuda is None or not torch.cuda.is_available():
         return
-    from mmcv.ops import get_compiling_cuda_version
-
+    advice = _cuda_ops_advice(torch.__version__, torch.version.cuda)
+    try:
+        from mmcv.ops import get_compiling_cuda_version
+    except ImportError as error:
+        raise RuntimeError(advice) from error
     if get_compiling_cuda_version() == 'not available':
-        raise RuntimeError(
-            'A GPU was found, but mmcv was built without its CUDA operators. '
-            'Rebuild it with the CUDA toolkit: FORCE_CUDA=1 MMCV_WITH_OPS=1 '
-            f'{install_command("mmcv")} --force-reinstall --no-deps'
+        raise RuntimeError(advice)
+
+
+def _cuda_ops_advice(torch_version: str, cuda: str) -> str:
+    """Say how mmcv's CUDA operators are had for a version of torch and CUDA."""
+    distribution, tested, _ = package_family()['mmcv']
+    release = torch_version.partition('+')[0]
+    major, minor, patch = release.split('.')[:3]
+    toolkit = f'cu{cuda.replace(".", "")}'
+    if package_family() is CLASSIC:
+        source = (
+            '--find-links https://download.openmmlab.com/mmcv/dist/'
+            f'{toolkit}/torch{major}.{minor}/index.html'
         )
+    else:
+        source = (
+            '--index-url https://mmwheels.onedl.ai/'
+            f'{toolkit}-torch{major}{minor}{patch}/simple/'
+        )
+    return (
+        'A GPU was found, but mmcv was built without its CUDA operators. Do one of:\n'
+        f'1. Build them with the CUDA toolkit {cuda} (nvcc), which takes long:\n'
+        f'   FORCE_CUDA=1 {rebuild_command()}\n'
+        '2. Install a prebuilt wheel, where there is one for your Python, torch '
+        f'{release} and CUDA {cuda}:\n'
+        f'   pip install --no-deps --force-reinstall --only-binary={distribution} '
+        f'{distribution}=={tested} {source}\n'
+        '3. Stay on the CPU: set CUDA_VISIBLE_DEVICES=-1.'
+    )
