@@ -21,7 +21,8 @@ def _register_missing(host: str, *names: str) -> None:
 
 if has_host('mmpretrain'):
     from .cifar100 import CIFAR100
+    from .digits import Digits
 
-    __all__ += ['CIFAR100']
+    __all__ += ['CIFAR100', 'Digits']
 else:
-    _register_missing('mmpretrain', 'CIFAR100')
+    _register_missing('mmpretrain', 'CIFAR100', 'Digits')
