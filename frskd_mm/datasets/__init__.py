@@ -26,3 +26,10 @@ if has_host('mmpretrain'):
     __all__ += ['CIFAR100', 'Digits']
 else:
     _register_missing('mmpretrain', 'CIFAR100', 'Digits')
+
+if has_host('mmseg'):
+    from .camvid import CamVid
+
+    __all__ += ['CamVid']
+else:
+    _register_missing('mmseg', 'CamVid')
