@@ -51,6 +51,19 @@ class Distilled:
         self._check_batch(inputs, data_samples)
         return self.distiller.loss(self, super().loss, inputs, data_samples)
 
+    def init_weights(self) -> None:
+        """Initialise the student as if it were alone, then the distiller.
+
+        MMEngine applies a model's own ``init_cfg`` to all its submodules. With
+        the distiller among them, its draws would change the student's.
+        """
+        distiller = self._modules.pop('distiller')
+        try:
+            super().init_weights()
+        finally:
+            self.distiller = distiller
+        distiller.init_weights()
+
     @contextmanager
     def as_self_teacher(self) -> Iterator[None]:
         """Predict with the self-teacher within the ``with`` block."""
