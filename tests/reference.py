@@ -199,10 +199,7 @@ def neck_params(neck: nn.Module) -> List[LayerParams]:
     def repeats(module: nn.Module) -> List[Repeat]:
         convs = [m.weight for m in module if isinstance(m, nn.Conv2d)]
         norms = [norm(m) for m in module if isinstance(m, nn.BatchNorm2d)]
-        return [
-            Repeat(*parts)
-            for parts in zip(convs[0::2], convs[1::2], norms, strict=True)
-        ]
+        return [Repeat(*parts) for parts in zip(convs[0::2], convs[1::2], norms)]
 
     layers = []
     for number, layer in enumerate(neck.layers):

@@ -1,0 +1,414 @@
+"""FRSKD: its terms, whom they train, and a whole training step."""
+
+import pytest
+import reference
+import torch
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.runner import Runner
+from toys import toy_batch, toy_distilled, toy_frskd_cfg, toy_student_cfg
+
+PARTS = {
+    'backbone.': 'backbone',
+    'head.': 'student_head',
+    'distiller.self_teacher.neck.': 'self_teacher_neck',
+    'distiller.self_teacher.twin.head.': 'self_teacher_head',
+}
+SELF_TEACHER = {'self_teacher_neck', 'self_teacher_head'}
+
+
+def parts_with_nonzero_grad(model):
+    parts = set()
+    for name, param in model.named_parameters():
+        if param.grad is not None and param.grad.abs().sum() > 0:
+            parts.add(next(part for key, part in PARTS.items() if name.startswith(key)))
+    return parts
+
+
+def wrn_cfg(num_classes=5, neck='BiFPNc', drop_rate=0.0, **frskd):
+    """Config of a distilled WRN-10-1."""
+    cfg = dict(
+        type='frskd_mm.Distilled',
+        student=dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=dict(
+                type='frskd_mm.WideResNet',
+                depth=10,
+                widen_factor=1,
+                drop_rate=drop_rate,
+                out_indices=(0, 1, 2),
+            ),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=num_classes, in_channels=64),
+        ),
+        distiller=toy_frskd_cfg(**frskd),
+    )
+    cfg['distiller']['neck'] = dict(type=f'frskd_mm.{neck}')
+    if neck == 'BiFPN':
+        cfg['distiller']['neck']['out_channels'] = 12
+    return cfg
+
+
+@pytest.mark.parametrize('detach_inputs', [True, False])
+@pytest.mark.parametrize(
+    ('term', 'reaches'),
+    [
+        ('student.loss', {'backbone', 'student_head'}),
+        ('self_teacher.loss', SELF_TEACHER),
+        ('loss_kd', {'backbone', 'student_head'}),
+        ('loss_at', {'backbone'}),
+    ],
+)
+def test_each_term_trains_only_its_parts(term, reaches, detach_inputs):
+    model = toy_distilled(detach_inputs=detach_inputs)
+    model(**toy_batch(), mode='loss')[term].backward()
+    if term == 'self_teacher.loss' and not detach_inputs:
+        reaches = reaches | {'backbone'}
+    assert parts_with_nonzero_grad(model) == reaches
+
+
+def test_default_is_detached():
+    assert toy_distilled().distiller.detach_inputs is True
+
+
+def test_every_parameter_of_the_self_teacher_is_trained():
+    """DistributedDataParallel waits for every one of them."""
+    model = toy_distilled()
+    total, _ = model.parse_losses(model(**toy_batch(), mode='loss'))
+    total.backward()
+    assert all(param.grad is not None for param in model.parameters())
+
+
+def test_terms_and_logged_values():
+    losses = toy_distilled()(**toy_batch(), mode='loss')
+    assert set(losses) == {
+        'student.loss',
+        'self_teacher.loss',
+        'loss_kd',
+        'loss_at',
+        'student.acc',
+        'self_teacher.acc',
+    }
+
+
+def test_terms_equal_the_equations():
+    model = toy_distilled(alpha=3.0, beta=70.0)
+    batch = toy_batch()
+    labels = [sample.gt_label.item() for sample in batch['data_samples']]
+    losses = model(**batch, mode='loss')
+
+    feats = model.backbone(batch['inputs'])
+    refined = model.distiller.self_teacher.neck(feats)
+    twin = model.distiller.self_teacher.twin
+    z_s = reference.classify(feats[-1], model.head.fc.weight, model.head.fc.bias)
+    z_t = reference.classify(refined[-1], twin.head.fc.weight, twin.head.fc.bias)
+    expected = {
+        'student.loss': reference.cross_entropy(z_s, labels),
+        'self_teacher.loss': reference.cross_entropy(z_t, labels),
+        'loss_kd': 3.0 * reference.soft_label(z_s, z_t, 4.0),
+        'loss_at': 70.0 * reference.attention_transfer(feats, refined, 'mean'),
+        'student.acc': 100 * (z_s.argmax(1) == torch.tensor(labels)).float().mean(),
+        'self_teacher.acc': 100
+        * (z_t.argmax(1) == torch.tensor(labels)).float().mean(),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            losses[name], value, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f'{n}: {m}'
+        )
+    total, log = model.parse_losses(losses)
+    optimised = ('student.loss', 'self_teacher.loss', 'loss_kd', 'loss_at')
+    torch.testing.assert_close(total, sum(losses[name] for name in optimised))
+    torch.testing.assert_close(log['loss'], total)
+
+
+def plain_total(model, batch, labels, neck, detach_inputs):
+    """The method's loss from parameters alone, by the plain equations."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    backbone = {
+        name[len('backbone.') :]: tensor
+        for name, tensor in tensors.items()
+        if name.startswith('backbone.')
+    }
+    feats = reference.wide_resnet(batch['inputs'], backbone, training=True)
+    z_s = reference.classify(
+        feats[-1], tensors['head.fc.weight'], tensors['head.fc.bias']
+    )
+    refined = reference.bifpn(
+        [feat.detach() for feat in feats] if detach_inputs else feats,
+        reference.neck_params(neck),
+    )
+    twin = 'distiller.self_teacher.twin.head.fc.'
+    z_t = reference.classify(
+        refined[-1], tensors[f'{twin}weight'], tensors[f'{twin}bias']
+    )
+    return (
+        reference.cross_entropy(z_s, labels)
+        + reference.cross_entropy(z_t, labels)
+        + 2.0 * reference.soft_label(z_s, z_t, 4.0)
+        + 100.0 * reference.attention_transfer(feats, refined, 'mean')
+    )
+
+
+@pytest.mark.parametrize('neck', ['BiFPNc', 'BiFPN'])
+@pytest.mark.parametrize('detach_inputs', [True, False])
+def test_optimiser_steps_equal_a_plain_training_loop(neck, detach_inputs):
+    model = ROOT_MODELS.build(wrn_cfg(neck=neck, detach_inputs=detach_inputs))
+    model.init_weights()
+    model.double()
+    wrapper = OptimWrapper(
+        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
+    )
+    batch = toy_batch(size=3)
+    batch['inputs'] = batch['inputs'].double()
+    labels = [sample.gt_label.item() for sample in batch['data_samples']]
+    names = [name for name, _ in model.named_parameters()]
+    velocities = [torch.zeros_like(param) for param in model.parameters()]
+    for _ in range(2):
+        start = [param.detach().clone() for param in model.parameters()]
+        total = plain_total(
+            model, batch, labels, model.distiller.self_teacher.neck, detach_inputs
+        )
+        grads = torch.autograd.grad(total, list(model.parameters()))
+        expected, velocities = reference.sgd_step(
+            start, grads, velocities, lr=0.1, momentum=0.9, weight_decay=1e-2
+        )
+
+        loss, _ = model.parse_losses(model(**batch, mode='loss'))
+        wrapper.update_params(loss)
+        for name, param, wanted, before in zip(
+            names, model.parameters(), expected, start
+        ):
+            # The two distillation terms are computed in fp32.
+            moved = (wanted - before).abs().max().item()
+            torch.testing.assert_close(
+                param.detach(),
+                wanted,
+                rtol=0,
+                atol=1e-5 * moved + 1e-9,
+                msg=lambda m, n=name: f'{n}: {m}',
+            )
+
+
+class NoisyImages(torch.utils.data.Dataset):
+    """Images and labels, with noise from the global generator."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        from mmpretrain.structures import DataSample
+
+        image = torch.full((3, 16, 16), index / 10) + torch.randn(3, 16, 16)
+        return dict(inputs=image, data_samples=DataSample().set_gt_label(index % 5))
+
+
+class Trajectory(Hook):
+    """Keeps the student's weights and the loss of each step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        loss = outputs.get('student.loss', outputs['loss'])
+        student = {
+            name: value.clone()
+            for name, value in runner.model.state_dict().items()
+            if not name.startswith('distiller.')
+        }
+        self.steps.append((loss.item(), student))
+
+
+def trajectory(model, work_dir):
+    """Train 20 steps as tools/train.py does and return every one of them."""
+    hook = Trajectory()
+    Runner(
+        model=model,
+        work_dir=str(work_dir),
+        train_dataloader=dict(
+            dataset=NoisyImages(),
+            batch_size=5,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            collate_fn=dict(type='default_collate'),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=5),
+        optim_wrapper=dict(
+            optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-4)
+        ),
+        custom_hooks=[hook],
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=-1)),
+        default_scope='mmpretrain',
+        randomness=dict(seed=3),
+        log_level='ERROR',
+        experiment_name=work_dir.name,
+    ).train()
+    return hook.steps
+
+
+# Every way of a student to use the global generators during training and init.
+STUDENTS = {
+    'dropout': dict(),
+    'mixup': dict(
+        train_cfg=dict(augments=dict(type='Mixup', alpha=0.2)),
+        data_preprocessor=dict(num_classes=5),
+    ),
+    'init_cfg': dict(init_cfg=dict(type='Normal', layer=['Conv2d', 'Linear'], std=0.1)),
+}
+
+
+@pytest.mark.parametrize('student', STUDENTS)
+@pytest.mark.parametrize(
+    'frskd',
+    [
+        dict(alpha=0, beta=0, self_teacher_loss_weight=0),
+        dict(alpha=0, beta=0, self_teacher_loss_weight=1, detach_inputs=True),
+    ],
+    ids=['off', 'self_teacher_only'],
+)
+def test_without_distillation_training_is_upstreams_bit_for_bit(
+    frskd, student, tmp_path
+):
+    cfg = wrn_cfg(drop_rate=0.3, **frskd)
+    cfg['student'].update(STUDENTS[student])
+    plain = trajectory(cfg['student'], tmp_path / 'plain')
+    distilled = trajectory(cfg, tmp_path / 'distilled')
+    assert len(plain) == len(distilled) == 20
+    assert plain[0][0] != plain[-1][0]
+    for step, ((loss, weights), (loss2, weights2)) in enumerate(zip(plain, distilled)):
+        assert weights.keys() == weights2.keys()
+        for name, value in weights.items():
+            assert torch.equal(value, weights2[name]), f'step {step}: {name}'
+        assert loss == loss2, f'step {step}'
+
+
+def test_switched_off_it_computes_and_trains_nothing():
+    model = toy_distilled(alpha=0, beta=0, self_teacher_loss_weight=0)
+    before = {k: v.clone() for k, v in model.distiller.state_dict().items()}
+    losses = model(**toy_batch(), mode='loss')
+    assert set(losses) == {'student.loss'}
+    assert not any(param.requires_grad for param in model.distiller.parameters())
+    for name, value in model.distiller.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_without_beta_no_attention_map_is_computed(monkeypatch):
+    model = toy_distilled(beta=0.0)
+
+    def fail(*args):
+        raise AssertionError('an attention map was computed')
+
+    monkeypatch.setattr(
+        'frskd_mm.models.losses.attention_transfer_loss.attention_map', fail
+    )
+    losses = model(**toy_batch(), mode='loss')
+    assert 'loss_kd' in losses
+    assert 'loss_at' not in losses
+    with pytest.raises(AssertionError, match='attention map'):
+        toy_distilled()(**toy_batch(), mode='loss')
+
+
+def test_without_alpha_there_is_no_soft_label():
+    losses = toy_distilled(alpha=0.0)(**toy_batch(), mode='loss')
+    assert 'loss_at' in losses
+    assert 'loss_kd' not in losses
+
+
+def test_self_teacher_loss_weight_scales_its_loss():
+    batch, values = toy_batch(), []
+    for weight in (1.0, 0.25):
+        torch.manual_seed(4)
+        model = toy_distilled(self_teacher_loss_weight=weight)
+        values.append(model(**batch, mode='loss'))
+    torch.testing.assert_close(
+        values[1]['self_teacher.loss'], 0.25 * values[0]['self_teacher.loss']
+    )
+    assert torch.equal(values[1]['self_teacher.acc'], values[0]['self_teacher.acc'])
+
+
+def test_weight_schedule_scales_alpha_and_beta():
+    batch, values = toy_batch(), []
+    for schedule in (None, dict(ramp='sigmoid', ramp_end=2), dict(begin=1)):
+        torch.manual_seed(4)
+        model = toy_distilled(weight_schedule=schedule)
+        values.append(model(**batch, mode='loss'))
+    constant, ramped, delayed = values
+    factor = reference.sigmoid_ramp(0, warmup=0, epochs=2)
+    for name in ('loss_kd', 'loss_at'):
+        torch.testing.assert_close(ramped[name], factor * constant[name])
+        assert name not in delayed
+    for name in ('student.loss', 'self_teacher.loss'):
+        assert torch.equal(ramped[name], constant[name])
+        assert torch.equal(delayed[name], constant[name])
+
+
+@pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
+@pytest.mark.parametrize('detach_inputs', [True, False])
+def test_trains_on_mixed_images(augment, detach_inputs):
+    student = toy_student_cfg()
+    student['train_cfg'] = dict(augments=dict(type=augment, alpha=1.0))
+    student['data_preprocessor'] = dict(num_classes=10)
+    cfg = toy_frskd_cfg(detach_inputs=detach_inputs)
+    model = ROOT_MODELS.build(
+        dict(type='frskd_mm.Distilled', student=student, distiller=cfg)
+    )
+    model.init_weights()
+    before = {name: param.clone() for name, param in model.named_parameters()}
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    log = model.train_step(toy_batch(), wrapper)
+    # The accuracy of mixed labels says nothing and is left out.
+    assert set(log) == {
+        'loss',
+        'student.loss',
+        'self_teacher.loss',
+        'loss_kd',
+        'loss_at',
+    }
+    assert torch.isfinite(log['loss'])
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert {'backbone.conv1.weight', 'head.fc.weight'} <= moved
+    assert 'distiller.self_teacher.twin.head.fc.weight' in moved
+    assert 'distiller.self_teacher.neck.layers.0.laterals.0.0.weight' in moved
+
+
+@pytest.mark.parametrize(('height', 'width'), [(25, 25), (13, 22)])
+def test_odd_images_train(height, width):
+    losses = toy_distilled()(**toy_batch(2, height, width), mode='loss')
+    total = losses['loss_kd'] + losses['loss_at']
+    total.backward()
+    assert torch.isfinite(total)
+    assert total > 0
+
+
+def test_batch_of_one_trains():
+    losses = toy_distilled()(**toy_batch(1, 32, 32), mode='loss')
+    assert all(torch.isfinite(value).all() for value in losses.values())
+
+
+def test_trains_under_autocast():
+    model = toy_distilled()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = model(**toy_batch(), mode='loss')
+    assert losses['loss_kd'].dtype == losses['loss_at'].dtype == torch.float32
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    for name, param in model.named_parameters():
+        assert torch.isfinite(param.grad).all(), name
+
+
+def test_unknown_loss_names_the_registry():
+    cfg = toy_frskd_cfg()
+    cfg['feature_loss'] = dict(type='frskd_mm.AttentionTransfer')
+    with pytest.raises(KeyError, match='AttentionTransfer is not in the'):
+        ROOT_MODELS.build(
+            dict(type='frskd_mm.Distilled', student=toy_student_cfg(), distiller=cfg)
+        )
+
+
+def test_unknown_reduction_is_refused_when_the_model_is_built():
+    cfg = toy_frskd_cfg()
+    cfg['feature_loss']['reduction'] = 'max'
+    with pytest.raises(ValueError, match="reduction must be one of .* got 'max'"):
+        ROOT_MODELS.build(
+            dict(type='frskd_mm.Distilled', student=toy_student_cfg(), distiller=cfg)
+        )

@@ -1,0 +1,161 @@
+"""When distillation acts."""
+
+import pytest
+import reference
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.runner import Runner
+from toys import toy_frskd_cfg, toy_student_cfg
+
+from frskd_mm.models.weight_schedule import WeightSchedule
+from frskd_mm.registry import MODELS
+
+
+def factors(schedule, count, unit='epoch', total=None):
+    """Factors over the epochs (iterations), as a runner would have them."""
+    hub = MessageHub.get_current_instance()
+    if total is not None:
+        hub.update_info(f'max_{unit}s', total)
+    values = []
+    for current in range(count):
+        hub.update_info(unit, current)
+        values.append(schedule())
+    return values
+
+
+def test_default_is_constant():
+    schedule = WeightSchedule()
+    assert schedule.is_constant
+    assert factors(schedule, 5) == [1.0] * 5
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'expected'),
+    [
+        (dict(begin=2), [0, 0, 1, 1, 1]),
+        (dict(end=3), [1, 1, 1, 0, 0]),
+        (dict(begin=1, end=4), [0, 1, 1, 1, 0]),
+    ],
+)
+@pytest.mark.parametrize('unit', ['epoch', 'iter'])
+def test_begin_and_end(cfg, expected, unit):
+    schedule = WeightSchedule(by_epoch=unit == 'epoch', **cfg)
+    assert not schedule.is_constant
+    assert factors(schedule, 5, unit) == expected
+
+
+def test_sigmoid_ramp_is_the_published_one():
+    """60 epochs, 40 of them without distillation (segmentation/main.py)."""
+    schedule = WeightSchedule(begin=40, ramp='sigmoid')
+    expected = [reference.sigmoid_ramp(e, warmup=40, epochs=60) for e in range(60)]
+    assert factors(schedule, 60, total=60) == pytest.approx(expected, abs=1e-12)
+    # Values of that function: nothing until 40, and the whole weight at the end.
+    assert expected[39] == 0.0
+    assert expected[40] == pytest.approx(0.010970998, rel=1e-6)
+    assert expected[49] == pytest.approx(0.286504797, rel=1e-6)
+    assert expected[59] == 1.0
+
+
+def test_sigmoid_ramp_without_warm_up_by_iteration():
+    schedule = WeightSchedule(ramp='sigmoid', by_epoch=False)
+    values = factors(schedule, 10, 'iter', total=10)
+    expected = [reference.sigmoid_ramp(e, warmup=0, epochs=10) for e in range(10)]
+    assert values == pytest.approx(expected)
+
+
+def test_ramp_end_and_end():
+    schedule = WeightSchedule(begin=1, ramp='sigmoid', ramp_end=3, end=5)
+    values = factors(schedule, 6, total=100)
+    expected = [reference.sigmoid_ramp(e, warmup=1, epochs=3) for e in range(3)]
+    assert values == pytest.approx([*expected, 1.0, 1.0, 0.0])
+
+
+def test_without_a_runner_it_is_the_first_epoch():
+    assert WeightSchedule(begin=1)() == 0.0
+    assert WeightSchedule(end=1)() == 1.0
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'message'),
+    [
+        (dict(begin=-1), 'got begin=-1'),
+        (dict(begin=3, end=3), 'got begin=3, end=3'),
+        (dict(ramp='linear'), "None or 'sigmoid', got 'linear'"),
+        (dict(begin=4, ramp='sigmoid', ramp_end=4), 'begin=4, ramp_end=4'),
+    ],
+)
+def test_wrong_arguments_are_named(cfg, message):
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(dict(type='WeightSchedule', **cfg))
+
+
+def test_a_ramp_after_the_end_of_training_is_refused():
+    schedule = WeightSchedule(begin=5, ramp='sigmoid')
+    with pytest.raises(ValueError, match='begins at epoch 5, after the end of train'):
+        factors(schedule, 6, total=4)
+
+
+class Images(torch.utils.data.Dataset):
+    """Eight random images with labels."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        from mmpretrain.structures import DataSample
+
+        image = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(index))
+        return dict(inputs=image, data_samples=DataSample().set_gt_label(index))
+
+
+class Spy(Hook):
+    """Keeps what the model logged in each epoch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.seen.append((runner.epoch, runner.model.distiller.weight_schedule()))
+        assert ('loss_kd' in outputs) == (self.seen[-1][1] > 0)
+
+
+def train(work_dir, epochs, resume=False):
+    """Train the toy with a ramp over epochs 1 to 4 and return its factors."""
+    schedule = dict(begin=1, ramp='sigmoid', ramp_end=4)
+    spy = Spy()
+    Runner(
+        model=dict(
+            type='frskd_mm.Distilled',
+            student=toy_student_cfg(),
+            distiller=toy_frskd_cfg(weight_schedule=schedule),
+        ),
+        work_dir=str(work_dir),
+        train_dataloader=dict(
+            dataset=Images(),
+            batch_size=4,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            collate_fn=dict(type='default_collate'),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
+        custom_hooks=[spy],
+        resume=resume,
+        default_scope='mmpretrain',
+        log_level='ERROR',
+        experiment_name=f'{work_dir.name}_{epochs}_{resume}',
+    ).train()
+    return spy.seen
+
+
+def test_resuming_goes_on_with_the_ramp(tmp_path):
+    whole = train(tmp_path / 'whole', epochs=4)
+    first = train(tmp_path / 'parts', epochs=2)
+    rest = train(tmp_path / 'parts', epochs=4, resume=True)
+    assert [epoch for epoch, _ in rest] == [2, 2, 3, 3]
+    assert first + rest == whole
+    assert [factor for _, factor in whole[::2]] == pytest.approx(
+        [reference.sigmoid_ramp(e, warmup=1, epochs=4) for e in range(4)]
+    )

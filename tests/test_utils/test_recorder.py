@@ -1,0 +1,100 @@
+"""Recording what methods return."""
+
+import pytest
+import torch
+from torch import nn
+
+from frskd_mm.utils.recorder import Recorder, Replayer, shadow, unshadow
+
+
+class Doubler(nn.Module):
+    def forward(self, x, extra=0):
+        return 2 * x + extra
+
+
+class Plain:
+    def answer(self):
+        return 42
+
+
+@pytest.mark.parametrize('call', ['module', 'forward'])
+def test_records_modules_however_they_are_called(call):
+    module = Doubler()
+    with Recorder({'out': (module, 'forward')}) as record:
+        run = module if call == 'module' else module.forward
+        given = run(torch.tensor(3.0), extra=1)
+    assert given.item() == 7
+    assert record.last('out') is given
+
+
+def test_records_every_call_and_several_targets():
+    module, plain = Doubler(), Plain()
+    targets = {'out': (module, 'forward'), 'answer': (plain, 'answer')}
+    with Recorder(targets) as record:
+        for value in (1.0, 2.0, 3.0):
+            module(torch.tensor(value))
+        plain.answer()
+    assert [out.item() for out in record.outputs['out']] == [2, 4, 6]
+    assert record.last('out').item() == 6
+    assert record.outputs['answer'] == [42]
+
+
+def test_gradients_flow_through_what_was_recorded():
+    module, x = Doubler(), torch.tensor(3.0, requires_grad=True)
+    with Recorder({'out': (module, 'forward')}) as record:
+        module(x)
+    record.last('out').backward()
+    assert x.grad.item() == 2
+
+
+def test_leaves_the_instance_as_it_was():
+    module, plain = Doubler(), Plain()
+    before = (set(module.__dict__), set(plain.__dict__))
+    with Recorder({'a': (module, 'forward'), 'b': (plain, 'answer')}) as record:
+        module(torch.tensor(1.0))
+    module(torch.tensor(1.0))
+    assert (set(module.__dict__), set(plain.__dict__)) == before
+    assert len(record.outputs['a']) == 1
+
+
+def test_leaves_the_instance_as_it_was_after_an_error():
+    module = Doubler()
+    with pytest.raises(TypeError), Recorder({'a': (module, 'forward')}):
+        module(None)
+    assert 'forward' not in module.__dict__
+
+
+def test_another_instance_is_not_recorded():
+    first, second = Doubler(), Doubler()
+    with Recorder({'out': (first, 'forward')}) as record:
+        second(torch.tensor(1.0))
+    with pytest.raises(RuntimeError, match=r'Doubler.forward was not called.*"source"'):
+        record.last('out')
+
+
+def test_recordings_of_one_object_cannot_be_nested():
+    module = Doubler()
+    with Recorder({'out': (module, 'forward')}) as record:
+        with pytest.raises(RuntimeError, match='Doubler.forward is shadowed already'):
+            Recorder({'again': (module, 'forward')}).__enter__()
+        module(torch.tensor(1.0))
+    assert record.last('out').item() == 2
+
+
+def test_replays_given_values_call_by_call():
+    module, plain = Doubler(), Plain()
+    targets = {'out': (module, 'forward'), 'answer': (plain, 'answer')}
+    with Replayer(targets, {'out': ['a', 'b'], 'answer': [7]}):
+        assert [module(1), module.forward(2)] == ['a', 'b']
+        assert plain.answer() == 7
+    assert module(torch.tensor(1.0)).item() == 2
+    assert plain.answer() == 42
+
+
+def test_shadow_and_unshadow():
+    plain = Plain()
+    shadow(plain, 'answer', lambda: 1)
+    assert plain.answer() == 1
+    unshadow(plain, 'answer')
+    unshadow(plain, 'answer')
+    assert plain.answer() == 42
