@@ -1,0 +1,160 @@
+"""Overhaul of feature distillation: compare maps before their ReLU."""
+
+import math
+from typing import List, Optional, Sequence, Union
+
+import torch
+from mmengine.model import BaseModule, ModuleList
+from torch import Tensor, nn
+
+from frskd_mm.registry import MODELS
+from frskd_mm.utils.precision import full_precision
+
+from .attention_transfer_loss import check_levels
+from .fitnet_loss import ADAPTER_INIT, adapter
+
+
+def margin_of_norm(norm: nn.Module) -> Tensor:
+    """Return the expected negative response behind a norm, a channel.
+
+    A norm with weight s and bias m gives about N(m, s^2), so the margin is
+    E[x | x < 0] = m - |s| exp(-(m / s)^2 / 2) / (sqrt(2 pi) Phi(-m / |s|)), and
+    -3 |s| where fewer than one value in 1,000 is negative.
+
+    Args:
+        norm: A norm with weight and bias, such as BN.
+
+    Returns:
+        Tensor: (C, ).
+    """
+    std = norm.weight.detach().float().abs().clamp(min=1e-12)
+    mean = norm.bias.detach().float()
+    negative = 0.5 * (1 + torch.erf(-mean / std / math.sqrt(2)))
+    density = torch.exp(-0.5 * (mean / std).square()) / math.sqrt(2 * math.pi)
+    expected = mean - std * density / negative.clamp(min=1e-12)
+    return torch.where(negative > 0.001, expected, -3 * std)
+
+
+def margin_of_map(feat: Tensor) -> Tensor:
+    """Return the mean negative response of a map (N, C, H, W), a channel (C, )."""
+    total = feat.clamp(max=0).sum(dim=(0, 2, 3))
+    return total / (feat < 0).sum(dim=(0, 2, 3)).clamp(min=1)
+
+
+@MODELS.register_module()
+class OverhaulLoss(BaseModule):
+    r"""Partial L2 distance between pre-ReLU maps, with a margin ReLU.
+
+    With r a 1x1 convolution without bias and BN from c_i to d_i channels, F
+    and T the maps *before* their last ReLU, and m < 0 the margin of a channel,
+
+    .. math::
+        L_i &= \frac{1}{N} \sum_{n,c,h,w} d(r(F_i), \max(T_i, m))
+
+        d(s, t) &= 0 \text{ if } s \le t \le 0, \text{ else } (s - t)^2
+
+    and level i of n counts :math:`2^{-(n - i)}`. The value is a sum over
+    d_i * H * W: retune ``loss_weight`` when the resolution changes. The
+    teacher's maps are detached here, and all is computed in fp32.
+
+    The margin is the expectation of a channel's negative responses, by
+
+    * ``'norm'``: the weight and bias that the norm before the teacher's map
+      had when the loss was built. The default, and the authors' code: a fresh
+      BN (weight 1, bias 0) of a self-teacher gives -0.798 for every channel;
+    * ``'batch'``: the mean over the negative responses of the batch itself,
+      the paper's other way. The one for a trained teacher of any kind.
+
+    Paper: A Comprehensive Overhaul of Feature Distillation, ICCV 2019,
+    https://arxiv.org/abs/1904.01866
+    Source: MingiJi/FRSKD@98b87e5, classification/distill_loss/OD.py, after
+    clovaai/overhaul-distillation@76344a8, CIFAR-100/distiller.py
+
+    Args:
+        in_channels (Sequence[int]): Channels c_i of the student's maps, given
+            by the distiller.
+        out_channels (Sequence[int]): Channels d_i of the teacher's maps, given
+            by the distiller.
+        teacher_norms (Sequence[nn.Module], optional): The norms before the
+            teacher's maps, given by the distiller; only read.
+        loss_weight (float): Beta. Defaults to 1e-3, the weight for CIFAR-100 in
+            clovaai/overhaul-distillation.
+        margin (str): 'norm' or 'batch'. Defaults to 'norm'.
+        norm_cfg (dict, optional): Norm layer. Defaults to ``dict(type='BN')``.
+        init_cfg (dict | list[dict], optional): Defaults to He initialisation
+            (normal, fan out).
+
+    Raises:
+        ValueError: If the margin is unknown or there is no norm to read.
+    """
+
+    loss_name = 'loss_overhaul'
+    preact = True
+    margins = ('norm', 'batch')
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: Sequence[int],
+        teacher_norms: Optional[Sequence[nn.Module]] = None,
+        loss_weight: float = 1e-3,
+        margin: str = 'norm',
+        norm_cfg: Optional[dict] = None,
+        init_cfg: Union[dict, List[dict], None] = None,
+    ) -> None:
+        super().__init__(init_cfg or ADAPTER_INIT)
+        if margin not in self.margins:
+            raise ValueError(f'margin must be one of {self.margins}, got {margin!r}.')
+        if margin == 'norm' and teacher_norms is None:
+            raise ValueError(
+                "margin='norm' of OverhaulLoss reads the norms before the maps of a "
+                'BiFPN or BiFPNc self-teacher, and this teacher names none. Set '
+                "margin='batch' in the distiller's feature_loss."
+            )
+        self.loss_weight = loss_weight
+        self.margin = margin
+        self.adapters = ModuleList(
+            nn.Sequential(*adapter(c, d, norm_cfg))
+            for c, d in zip(in_channels, out_channels)
+        )
+        if margin == 'norm':
+            for level, norm in enumerate(teacher_norms):
+                self.register_buffer(f'margin_{level}', margin_of_norm(norm))
+
+    def forward(
+        self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor]
+    ) -> Tensor:
+        """Compute the weighted loss.
+
+        Args:
+            student_feats: Per level (N, c_i, H, W), fine to coarse, pre-ReLU.
+            teacher_feats: Per level (N, d_i, H, W), pre-ReLU; detached here.
+
+        Returns:
+            Tensor: Scalar, already multiplied by ``loss_weight``.
+
+        Raises:
+            ValueError: If the levels differ in number or in N, H, W.
+        """
+        check_levels(student_feats, teacher_feats)
+        with full_precision(student_feats[0]):
+            losses = [
+                self._level_loss(level, student.float(), teacher.detach().float())
+                for level, (student, teacher) in enumerate(
+                    zip(student_feats, teacher_feats)
+                )
+            ]
+            last = len(losses) - 1
+            return self.loss_weight * sum(
+                loss / 2 ** (last - level) for level, loss in enumerate(losses)
+            )
+
+    def _level_loss(self, level: int, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.margin == 'norm':
+            margin = getattr(self, f'margin_{level}')
+        else:
+            margin = margin_of_map(teacher)
+        source = self.adapters[level](student)
+        target = torch.maximum(teacher, margin[:, None, None])
+        counts = (source > target) | (target > 0)
+        return ((source - target).square() * counts).sum() / len(source)

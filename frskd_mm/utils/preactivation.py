@@ -1,0 +1,63 @@
+"""Look behind the last ReLU of a map, without changing the model."""
+
+from functools import wraps
+from typing import Any, Callable, Dict, Sequence, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .recorder import Recorder
+
+RELUS = frozenset((F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_))
+
+
+class ReLUInputs(TorchFunctionMode):
+    """Remember, within a ``with`` block, what went into each ReLU.
+
+    Backbones return post-ReLU maps. Overhaul distillation compares what was
+    before the ReLU, which this finds for any backbone, by the identity of the
+    map: ReLUs of modules and functions, in place or not, are all seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Outputs are kept too, so that an id is not used a second time.
+        self._inputs: Dict[int, Tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in RELUS:
+            return func(*args, **kwargs)
+        before = kwargs['input'] if 'input' in kwargs else args[0]
+        before = before.clone()  # the ReLU may overwrite it
+        output = func(*args, **kwargs)
+        self._inputs[id(output)] = (output, before)
+        return output
+
+    def of(self, feats: Union[Tensor, Sequence[Tensor]]) -> Any:
+        """Return the maps before their ReLU; a map that no ReLU made as it is."""
+        if isinstance(feats, Tensor):
+            return self._inputs.get(id(feats), (feats, feats))[1]
+        return tuple(self.of(feat) for feat in feats)
+
+
+class PreactRecorder(Recorder):
+    """Record also, as 'preacts', the maps 'feats' before their last ReLU."""
+
+    def _recording(self, name: str, method: Callable) -> Callable:
+        if name != 'feats':
+            return super()._recording(name, method)
+
+        @wraps(method)
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            with ReLUInputs() as inputs:
+                output = method(*args, **kwargs)
+            self.outputs['feats'].append(output)
+            self.outputs['preacts'].append(inputs.of(output))
+            return output
+
+        return recorded
