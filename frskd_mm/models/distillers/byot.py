@@ -1,0 +1,184 @@
+"""BYOT: be your own teacher, with a classifier at every stage."""
+
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModel, BaseModule, ModuleList, Sequential
+from torch import Tensor
+
+from frskd_mm.models.tasks.base import as_levels
+from frskd_mm.registry import MODELS
+
+from .base import BaseDistiller, StudentLoss, name_student_loss, with_prefix
+
+HINTS = ('norm', 'squared')
+
+
+class ShallowBranch(BaseModule):
+    """The student, ended after one of its stages.
+
+    Bottlenecks take the place of the later stages, one each: a 1x1 convolution
+    to a quarter of the channels, a 3x3 one with the stage's stride and a 1x1
+    one, each with BN and ReLU. What follows the backbone is built anew.
+
+    Args:
+        shapes (Sequence[tuple[int, ...]]): (C, H, W) of the student's levels.
+        level (int): Last level that is the student's own.
+        twin_cfg (ConfigDict): Config of what follows the backbone.
+    """
+
+    def __init__(
+        self, shapes: Sequence[Tuple[int, ...]], level: int, twin_cfg: ConfigDict
+    ) -> None:
+        super().__init__()
+        self.level = level
+        self.bottlenecks = ModuleList(
+            bottleneck(here[0], there[0], stride=max(1, round(here[1] / there[1])))
+            for here, there in zip(shapes[level:], shapes[level + 1 :])
+        )
+        self.twin = MODELS.build(twin_cfg)
+
+    def forward(self, feats: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+        """Return the student's maps, those of later stages replaced."""
+        outs = list(feats[: self.level + 1])
+        for convs, feat in zip(self.bottlenecks, feats[self.level + 1 :]):
+            out = convs(outs[-1])
+            if out.shape[2:] != feat.shape[2:]:
+                out = F.adaptive_avg_pool2d(out, feat.shape[2:])
+            outs.append(out)
+        return tuple(outs)
+
+
+def bottleneck(in_channels: int, out_channels: int, stride: int) -> Sequential:
+    """1x1, strided 3x3 and 1x1 convolution, each with BN and ReLU."""
+    middle, norm_cfg = max(1, out_channels // 4), dict(type='BN')
+    return Sequential(
+        ConvModule(in_channels, middle, 1, norm_cfg=norm_cfg),
+        ConvModule(middle, middle, 3, stride=stride, padding=1, norm_cfg=norm_cfg),
+        ConvModule(middle, out_channels, 1, norm_cfg=norm_cfg),
+    )
+
+
+@MODELS.register_module()
+class BYOT(BaseDistiller):
+    r"""Teach the shallow stages with the deepest one.
+
+    The student ends after every stage once: bottlenecks replace the stages
+    that follow, and a classifier q_i of its own scores the result f_i. With
+    the student's output z and its last, pooled map f,
+
+    .. math::
+        L = L_{task}(z, y) + \sum_i \big[ (1 - \alpha) L_{task}(q_i, y)
+            + \alpha L_{KD}(q_i, z) + \lambda \|f_i - f\| \big]
+
+    z and f are detached in the sum. All terms train the backbone up to their
+    stage, and their own branch. The branches are dropped after training.
+
+    A branch is a twin of what follows the student's backbone, so segmentors
+    and detectors get auxiliary heads of their own kind. The authors' final
+    code differs in parts that the paper lacks: attention before the branches,
+    a linear layer on the hints, no hint for the shallowest branch.
+
+    Paper: Be Your Own Teacher, ICCV 2019, https://arxiv.org/abs/1905.08094
+    Source: ArchipLab-LinfengZhang/pytorch-self-distillation-final@47ca93b,
+    train.py
+
+    Args:
+        student (BaseModel): The built student, given by ``Distilled``.
+        student_cfg (ConfigDict): Its config, given by ``Distilled``.
+        soft_label (dict): L_KD; its ``loss_weight`` is alpha. The authors do
+            not scale by the temperature squared, as ``SoftLabelLoss`` does:
+            their alpha 0.3 at temperature 3 is ``loss_weight=0.3 / 9``.
+        label_weight (float): 1 - alpha, the weight of the branches' own task
+            losses. Defaults to 0.7.
+        hint_weight (float): Lambda. Defaults to 0.03.
+        hint (str): 'norm', the L2 norm of the difference over N and C, the
+            authors' code; it grows with the square root of N. 'squared', the
+            paper's text: the squared L2 norm over C, averaged over N.
+            Defaults to 'norm'.
+        input_size (tuple[int, int], optional): Image height and width of the
+            dry forward.
+
+    Raises:
+        ValueError: If the backbone gives a single level, or the hint is
+            unknown.
+    """
+
+    def __init__(
+        self,
+        student: BaseModel,
+        student_cfg: ConfigDict,
+        soft_label: dict,
+        label_weight: float = 0.7,
+        hint_weight: float = 0.03,
+        hint: str = 'norm',
+        input_size: Optional[Tuple[int, int]] = None,
+    ) -> None:
+        super().__init__(student)
+        if hint not in HINTS:
+            raise ValueError(f'hint must be one of {HINTS}, got {hint!r}.')
+        shapes = self.task.feature_shapes(student, 'backbone', input_size)
+        check_num_levels(type(self).__name__, shapes)
+        self.soft_label = MODELS.build(soft_label)
+        self.label_weight = label_weight
+        self.hint_weight = hint_weight
+        self.hint = hint
+        channels = [channels for channels, *_ in shapes]
+        self.branches = ModuleList(
+            ShallowBranch(
+                shapes,
+                level,
+                self.task.twin_cfg(student_cfg, 'backbone', channels, channels),
+            )
+            for level in range(len(shapes) - 1)
+        )
+
+    def loss(
+        self,
+        student: BaseModel,
+        student_loss: StudentLoss,
+        inputs: Tensor,
+        data_samples: Sequence[Any],
+    ) -> Dict[str, Tensor]:
+        """Compute the terms of all branches, see :class:`BaseDistiller`."""
+        with self.task.record(student, 'backbone') as deepest:
+            losses = name_student_loss(student_loss(inputs, data_samples))
+        feats = as_levels(deepest.last('feats'))
+
+        for level, branch in enumerate(self.branches):
+            name, twin = f'branch_{level}', branch.twin
+            branch_feats = branch(feats)
+            with self.task.record_twin(twin, deepest) as shallow:
+                branch_losses = twin.loss(branch_feats, data_samples)
+            losses.update(with_prefix(name, branch_losses, factor=self.label_weight))
+            losses[f'{name}.loss_kd'] = self.task.soft_label_loss(
+                self.soft_label, twin, shallow, deepest, data_samples
+            )
+            losses[f'{name}.loss_hint'] = self.hint_weight * self._hint(
+                branch_feats[-1], feats[-1].detach()
+            )
+        return losses
+
+    def _hint(self, shallow: Tensor, deepest: Tensor) -> Tensor:
+        """Distance of two globally average-pooled maps (N, C, H, W)."""
+        difference = (shallow.float() - deepest.float()).mean(dim=(2, 3))
+        if self.hint == 'squared':
+            return difference.square().sum(dim=1).mean()
+        return torch.linalg.vector_norm(difference)
+
+
+def check_num_levels(name: str, shapes: List[Tuple[int, ...]]) -> None:
+    """Require at least two feature levels.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if len(shapes) < 2:
+        raise ValueError(
+            f'{name} compares stages of the backbone, which returns only '
+            f'{len(shapes)}. Let it return more levels, for example '
+            'student.backbone.out_indices=(0, 1, 2, 3).'
+        )

@@ -1,0 +1,269 @@
+"""Distillation from a pretrained, frozen teacher."""
+
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+
+from frskd_mm.models.losses.feature_loss import build_feature_loss, compares_preacts
+from frskd_mm.models.tasks.base import as_levels
+from frskd_mm.registry import MODELS
+from frskd_mm.utils.preactivation import PreactRecorder
+from frskd_mm.utils.recorder import Recorder
+
+from .base import (
+    BaseDistiller,
+    StudentLoss,
+    name_student_loss,
+    scale_losses,
+    term_acts,
+)
+
+
+class Frozen:
+    """Holds a module that is used but never trained, saved or copied.
+
+    It is no ``nn.Module``, so the module's weights are neither parameters nor
+    in the state dict of whoever holds this, and ``train()`` does not reach it.
+    Deep copies, as EMA makes, share it.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module.eval().requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict) -> 'Frozen':
+        return self
+
+
+@MODELS.register_module()
+class PretrainedTeacher(BaseDistiller):
+    r"""Teach the student with the logits and features of a trained model.
+
+    .. math::
+        L = w L_{task}(z_s, y) + \alpha L_{KD}(z_s, z_t) + \beta L_F(F_s, F_t)
+
+    All terms train the student (and the adapters of L_F). The teacher is
+    frozen, always in eval mode, and never saved: its weights come from
+    ``checkpoint``, at every start, by ``init_weights()``, so testing and
+    exporting need no teacher. It sees the images that the student's data
+    preprocessor gives and should have been trained with equal mean and std.
+
+    For dense prediction the teacher has the student's kind of head. Some
+    detection heads scale their boxes in eval mode; distil classes there.
+
+    Paper: Distilling the Knowledge in a Neural Network, NIPS 2014 workshop,
+    https://arxiv.org/abs/1503.02531
+    Source: HobbitLong/RepDistiller@b84f547, helper/loops.py
+
+    Args:
+        student (BaseModel): The built student, given by ``Distilled``.
+        student_cfg (ConfigDict): Its config, given by ``Distilled``.
+        teacher (dict | str): The teacher's model config, or a config file
+            with one. Of a distilled model, the student is the teacher.
+        checkpoint (str): Its weights, a path or a URL.
+        soft_label (dict): L_KD; its ``loss_weight`` is alpha.
+        feature_loss (dict, optional): L_F, ``AttentionTransferLoss``,
+            ``FitNetLoss`` or ``OverhaulLoss`` (with ``margin='batch'``); its
+            ``loss_weight`` is beta. None by default: logits alone.
+        student_loss_weight (float): w. Defaults to 1.0.
+        weight_schedule (dict, optional): Factor on alpha and beta over time,
+            see ``WeightSchedule``. Constant by default.
+        source (str, optional): Part whose output L_F compares, 'backbone' or
+            'neck'. The default depends on the task.
+        input_size (tuple[int, int], optional): Image height and width of the
+            dry forward.
+
+    Raises:
+        ValueError: If teacher and student do not fit, or the checkpoint does
+            not fit the teacher.
+        FileNotFoundError: If the checkpoint does not exist.
+    """
+
+    def __init__(
+        self,
+        student: BaseModel,
+        student_cfg: ConfigDict,
+        teacher: Union[dict, str],
+        checkpoint: str,
+        soft_label: dict,
+        feature_loss: Optional[dict] = None,
+        student_loss_weight: float = 1.0,
+        weight_schedule: Optional[dict] = None,
+        source: Optional[str] = None,
+        input_size: Optional[Tuple[int, int]] = None,
+    ) -> None:
+        super().__init__(student)
+        if not checkpoint:
+            raise ValueError(
+                'PretrainedTeacher needs the weights of a trained teacher. Set '
+                "distiller.checkpoint='path/to/teacher.pth'."
+            )
+        self.checkpoint = checkpoint
+        self.student_loss_weight = student_loss_weight
+        self.source = source or self.task.default_source(student)
+        self.soft_label = MODELS.build(soft_label)
+        self.weight_schedule = MODELS.build(
+            {'type': 'frskd_mm.WeightSchedule', **(weight_schedule or {})}
+        )
+        self._frozen = Frozen(_build_teacher(teacher))
+        self._has_weights = False
+        _check_classes(student, self.teacher)
+        self.feature_loss = None
+        if feature_loss is not None:
+            in_channels, out_channels = self._pair_levels(student, input_size)
+            self.feature_loss = build_feature_loss(
+                feature_loss, in_channels=in_channels, out_channels=out_channels
+            )
+        self.preact = compares_preacts(self.feature_loss)
+
+    @property
+    def teacher(self) -> BaseModel:
+        """The frozen teacher."""
+        return self._frozen.module
+
+    def loss(
+        self,
+        student: BaseModel,
+        student_loss: StudentLoss,
+        inputs: Tensor,
+        data_samples: Sequence[Any],
+    ) -> Dict[str, Tensor]:
+        """Compute the three terms, see :class:`BaseDistiller`."""
+        with self.task.record(student, self.source, self.preact) as student_outputs:
+            losses = name_student_loss(student_loss(inputs, data_samples))
+        losses = scale_losses(losses, self.student_loss_weight)
+        teacher_outputs, teacher_feats = self._teach(
+            inputs, data_samples, student_outputs
+        )
+
+        schedule = self.weight_schedule()
+        if term_acts(self.soft_label, schedule):
+            losses['loss_kd'] = schedule * self.task.soft_label_loss(
+                self.soft_label, student, student_outputs, teacher_outputs, data_samples
+            )
+        if self.feature_loss is not None and term_acts(self.feature_loss, schedule):
+            maps = 'preacts' if self.preact else 'feats'
+            losses[self.feature_loss.loss_name] = (
+                schedule
+                * self.task.apply_feature_loss(
+                    self.feature_loss,
+                    as_levels(student_outputs.last(maps)),
+                    as_levels(teacher_feats.last(maps)),
+                    teacher_outputs,
+                    data_samples,
+                )
+            )
+        return losses
+
+    @torch.no_grad()
+    def _teach(
+        self, inputs: Tensor, data_samples: Sequence[Any], student_outputs: Recorder
+    ) -> Tuple[Recorder, Recorder]:
+        """Run the teacher and return its recorded outputs and features."""
+        if not self._has_weights:
+            raise RuntimeError(
+                'The teacher has no weights yet: call init_weights() of the '
+                'distilled model, as the runner does, before training.'
+            )
+        recorder = PreactRecorder if self.preact else Recorder
+        feats = recorder(
+            {'feats': (self.task.source_module(self.teacher, self.source), 'forward')}
+        )
+        with feats, self.task.record_twin(self.teacher, student_outputs) as outputs:
+            self.teacher.loss(inputs, data_samples)
+        return outputs, feats
+
+    def init_weights(self) -> None:
+        """Initialise the adapters and load the teacher's weights."""
+        super().init_weights()
+        _load_weights(self.teacher, self.checkpoint)
+        self._has_weights = True
+
+    def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Move the teacher along when the model moves to a device."""
+        self.teacher._apply(*args, **kwargs)
+        return super()._apply(*args, **kwargs)
+
+    def _pair_levels(
+        self, student: BaseModel, input_size: Optional[Tuple[int, int]]
+    ) -> Tuple[Sequence[int], Sequence[int]]:
+        """Return the channels of the student's and of the teacher's maps."""
+        shapes = [
+            self.task.feature_shapes(model, self.source, input_size)
+            for model in (student, self.teacher)
+        ]
+        sizes = [[tuple(size) for _, *size in levels] for levels in shapes]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                'The feature maps of student and teacher must pair up: as many '
+                'levels of equal sizes. Sizes of the student: '
+                f'{sizes[0]}, of the teacher: {sizes[1]}. Set out_indices of '
+                f'student.{self.source} and of teacher.{self.source} so that they '
+                'agree, or distil logits alone (feature_loss=None).'
+            )
+        in_channels, out_channels = (
+            [channels for channels, *_ in levels] for levels in shapes
+        )
+        return in_channels, out_channels
+
+
+def _build_teacher(teacher: Union[dict, str]) -> BaseModel:
+    if isinstance(teacher, str):
+        teacher = Config.fromfile(teacher).model
+    if str(teacher['type']).endswith('Distilled'):
+        teacher = teacher['student']
+    return MODELS.build(teacher)
+
+
+def _check_classes(student: BaseModel, teacher: BaseModel) -> None:
+    counts = [
+        max(
+            (
+                module.num_classes
+                for module in model.modules()
+                if isinstance(getattr(module, 'num_classes', None), int)
+            ),
+            default=None,
+        )
+        for model in (student, teacher)
+    ]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f'The student has {counts[0]} classes and the teacher {counts[1]}. A '
+            "teacher's soft labels must be over the student's classes: set "
+            'num_classes of the heads, and use a teacher trained on this dataset.'
+        )
+
+
+def _load_weights(teacher: BaseModel, checkpoint: str) -> None:
+    """Load a checkpoint strictly, but for a distiller's part of it.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it does not fit the teacher.
+    """
+    if '://' not in checkpoint and not Path(checkpoint).is_file():
+        raise FileNotFoundError(
+            f'No checkpoint of the teacher at {checkpoint}. Train the teacher first '
+            '(tools/train.py with its own config), or set distiller.checkpoint to '
+            'the file that you have.'
+        )
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    weights = {
+        key: value
+        for key, value in loaded.get('state_dict', loaded).items()
+        if not key.startswith(('distiller.', 'data_preprocessor.'))
+    }
+    try:
+        teacher.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f'{checkpoint} does not fit the config of the teacher: set '
+            f'distiller.teacher to the config it was trained with. {error}'
+        ) from error
+    print_log(f'Teacher: {len(weights)} tensors from {checkpoint}.', logger='current')
