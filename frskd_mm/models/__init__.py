@@ -3,7 +3,12 @@
 from .backbones import PassThrough, WideResNet
 from .distilled import Distilled, distill
 from .distillers import FRSKD, BaseDistiller
-from .losses import AttentionTransferLoss, SoftLabelLoss
+from .losses import (
+    AttentionTransferLoss,
+    DetAttentionTransferLoss,
+    DetSoftLabelLoss,
+    SoftLabelLoss,
+)
 from .necks import BiFPN, BiFPNc
 from .self_teacher import SelfTeacher
 from .weight_schedule import WeightSchedule
@@ -13,6 +18,8 @@ __all__ = [
     'BaseDistiller',
     'BiFPN',
     'BiFPNc',
+    'DetAttentionTransferLoss',
+    'DetSoftLabelLoss',
     'Distilled',
     'FRSKD',
     'PassThrough',

@@ -65,6 +65,8 @@ class Recorder:
 class Replayer(Recorder):
     """Let methods return given values, one a call, instead of running.
 
+    Targets without given values run and are recorded, as by :class:`Recorder`.
+
     Args:
         targets (Mapping[str, tuple[object, str]]): As in :class:`Recorder`.
         values (Mapping[str, list]): What each target returns, call by call.
@@ -75,10 +77,13 @@ class Replayer(Recorder):
     ) -> None:
         super().__init__(targets)
         self.values: Dict[str, Iterator[Any]] = {
-            name: iter(values[name]) for name in targets
+            name: iter(values[name]) for name in values
         }
 
     def _recording(self, name: str, method: Callable) -> Callable:
+        if name not in self.values:
+            return super()._recording(name, method)
+
         @wraps(method)
         def replayed(*args: Any, **kwargs: Any) -> Any:
             return next(self.values[name])

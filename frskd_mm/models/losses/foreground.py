@@ -1,0 +1,100 @@
+"""Which positions of a detector's maps hold objects."""
+
+from typing import Optional, Sequence, Tuple
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor
+
+FOREGROUNDS = (None, 'confidence', 'boxes')
+
+#: Exponent of the self-teacher's confidence, as the focal loss's gamma. New
+#: heads give every class a probability of 0.01, and of some 10^5 places of an
+#: image a few hundred hold objects: unsquared, the rest would outweigh them.
+CONFIDENCE_POWER = 2
+
+
+def check_foreground(foreground: Optional[str]) -> None:
+    """Require a known weighting.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    if foreground not in FOREGROUNDS:
+        raise ValueError(
+            f'foreground must be one of {FOREGROUNDS}, got {foreground!r}.'
+        )
+
+
+def confidence_weight(
+    cls: Tensor, quality: Optional[Tensor] = None, softmax: bool = False
+) -> Tensor:
+    """Return how strongly a head believes in an object, squared.
+
+    Args:
+        cls: Class logits (..., C); with ``softmax`` the last is background.
+        quality: Logits (...) of centerness or objectness, which multiplies
+            the score as it does when the detector predicts.
+        softmax: Whether the classes exclude each other.
+
+    Returns:
+        Tensor: fp32 (...), in [0, 1], detached.
+    """
+    cls = cls.detach().float()
+    if softmax:
+        score = 1.0 - cls.softmax(dim=-1)[..., -1]
+    else:
+        score = cls.max(dim=-1).values.sigmoid()
+    if quality is not None:
+        score = score * quality.detach().float().sigmoid()
+    return score**CONFIDENCE_POWER
+
+
+def inside_boxes(
+    boxes: Sequence[Tensor], image_size: Tuple[int, int], map_size: Tuple[int, int]
+) -> Tensor:
+    """Return which cells of a map have their centre in a box.
+
+    Boxes of no area hold nothing.
+
+    Args:
+        boxes: Per image (G, 4), x1, y1, x2, y2 in pixels.
+        image_size: Height and width of the padded batch.
+        map_size: Height and width of the map.
+
+    Returns:
+        Tensor: Boolean (N, H, W).
+    """
+    (height, width), (rows, columns) = image_size, map_size
+    inside = []
+    for box in boxes:
+        y = (torch.arange(rows, device=box.device) + 0.5) * (height / rows)
+        x = (torch.arange(columns, device=box.device) + 0.5) * (width / columns)
+        x1, y1, x2, y2 = box.float().unsqueeze(-1).unbind(dim=1)
+        in_rows = (y > y1) & (y < y2)
+        in_columns = (x > x1) & (x < x2)
+        inside.append((in_rows[:, :, None] & in_columns[:, None, :]).any(dim=0))
+    return torch.stack(inside)
+
+
+def weighted_mean(values: Tensor, weight: Optional[Tensor] = None) -> Tensor:
+    """Average over positions; 0, with a gradient, where none counts.
+
+    The denominator is averaged over the processes of a distributed run, so
+    that the mean of their gradients is that of one process with all images.
+
+    Args:
+        values: Any shape.
+        weight: The same shape; 1 by default.
+
+    Returns:
+        Tensor: Scalar.
+    """
+    if weight is None:
+        total, count = values.sum(), values.new_tensor(float(values.numel()))
+    else:
+        weight = weight.to(values.dtype)
+        total, count = (weight * values).sum(), weight.sum()
+    count = count.detach().clone()
+    all_reduce(count, op='mean')
+    return total / count.clamp(min=torch.finfo(values.dtype).eps)

@@ -1,0 +1,454 @@
+"""Tiny detectors of every family, and batches, for the detection tests."""
+
+from copy import deepcopy
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+NUM_CLASSES = 3
+GN = dict(type='GN', num_groups=4)
+
+
+def _backbone(**kwargs: Any) -> dict:
+    return dict(
+        type='ResNet',
+        depth=18,
+        base_channels=8,
+        out_indices=(1, 2, 3),
+        norm_cfg=dict(type='BN'),
+        init_cfg=None,
+        **kwargs,
+    )
+
+
+def _fpn(num_outs: int = 3) -> dict:
+    return dict(
+        type='FPN', in_channels=[16, 32, 64], out_channels=16, num_outs=num_outs
+    )
+
+
+def _anchors(**kwargs: Any) -> dict:
+    return dict(type='AnchorGenerator', strides=[8, 16, 32], **kwargs)
+
+
+_SQUARE = dict(ratios=[1.0], octave_base_scale=4, scales_per_octave=1)
+_DELTAS = dict(
+    type='DeltaXYWHBBoxCoder',
+    target_means=[0.0, 0.0, 0.0, 0.0],
+    target_stds=[0.1, 0.1, 0.2, 0.2],
+)
+_FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25)
+_QUALITY = dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0)
+_TEST_CFG = dict(
+    nms_pre=100, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=20
+)
+_DENSE_TRAIN = dict(allowed_border=-1, pos_weight=-1, debug=False)
+
+
+def _retinanet() -> dict:
+    return dict(
+        type='RetinaNet',
+        bbox_head=dict(
+            type='RetinaHead',
+            stacked_convs=1,
+            anchor_generator=_anchors(
+                octave_base_scale=4, scales_per_octave=2, ratios=[0.5, 1.0]
+            ),
+            loss_cls=_FOCAL,
+        ),
+        train_cfg=dict(
+            assigner=dict(
+                type='MaxIoUAssigner',
+                pos_iou_thr=0.5,
+                neg_iou_thr=0.4,
+                min_pos_iou=0,
+                ignore_iof_thr=-1,
+            ),
+            sampler=dict(type='PseudoSampler'),
+            **_DENSE_TRAIN,
+        ),
+    )
+
+
+def _fcos() -> dict:
+    return dict(
+        type='FCOS',
+        bbox_head=dict(
+            type='FCOSHead',
+            stacked_convs=1,
+            strides=[8, 16, 32],
+            regress_ranges=((-1, 32), (32, 64), (64, 1e8)),
+            norm_cfg=GN,
+        ),
+    )
+
+
+def _atss(head: str = 'ATSSHead', **kwargs: Any) -> dict:
+    return dict(
+        type='ATSS' if head == 'ATSSHead' else 'GFL',
+        bbox_head=dict(
+            type=head,
+            stacked_convs=1,
+            norm_cfg=GN,
+            anchor_generator=_anchors(**_SQUARE),
+            loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
+            **kwargs,
+        ),
+        train_cfg=dict(assigner=dict(type='ATSSAssigner', topk=9), **_DENSE_TRAIN),
+    )
+
+
+def _gfl() -> dict:
+    return _atss('GFLHead', loss_cls=_QUALITY, reg_max=8)
+
+
+def _yolox() -> dict:
+    return dict(
+        type='YOLOX',
+        bbox_head=dict(type='YOLOXHead', stacked_convs=1),
+        train_cfg=dict(assigner=dict(type='SimOTAAssigner', center_radius=2.5)),
+    )
+
+
+def _rtmdet() -> dict:
+    return dict(
+        type='RTMDet',
+        bbox_head=dict(
+            type='RTMDetSepBNHead',
+            stacked_convs=1,
+            with_objectness=False,
+            exp_on_reg=True,
+            anchor_generator=dict(
+                type='MlvlPointGenerator', offset=0, strides=[8, 16, 32]
+            ),
+            bbox_coder=dict(type='DistancePointBBoxCoder'),
+            loss_cls=_QUALITY,
+            loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
+            norm_cfg=dict(type='BN'),
+        ),
+        train_cfg=dict(
+            assigner=dict(type='DynamicSoftLabelAssigner', topk=5), **_DENSE_TRAIN
+        ),
+    )
+
+
+def _roi_assigner(pos: float, neg: float, low: bool = True) -> dict:
+    return dict(
+        type='MaxIoUAssigner',
+        pos_iou_thr=pos,
+        neg_iou_thr=neg,
+        min_pos_iou=neg,
+        match_low_quality=low,
+        ignore_iof_thr=-1,
+    )
+
+
+def _sampler(num: int, pos_fraction: float, add_gt: bool) -> dict:
+    return dict(
+        type='RandomSampler',
+        num=num,
+        pos_fraction=pos_fraction,
+        neg_pos_ub=-1,
+        add_gt_as_proposals=add_gt,
+    )
+
+
+def _roi_extractor(size: int) -> dict:
+    return dict(
+        type='SingleRoIExtractor',
+        roi_layer=dict(type='RoIAlign', output_size=size, sampling_ratio=0),
+        out_channels=16,
+        featmap_strides=[8, 16, 32],
+    )
+
+
+def _box_head(**kwargs: Any) -> dict:
+    return dict(
+        type='Shared2FCBBoxHead',
+        in_channels=16,
+        fc_out_channels=32,
+        roi_feat_size=3,
+        num_classes=NUM_CLASSES,
+        bbox_coder=_DELTAS,
+        **kwargs,
+    )
+
+
+def _faster_rcnn(mask: bool = False) -> dict:
+    roi_head = dict(
+        type='StandardRoIHead',
+        bbox_roi_extractor=_roi_extractor(3),
+        bbox_head=_box_head(),
+    )
+    if mask:
+        roi_head.update(
+            mask_roi_extractor=_roi_extractor(6),
+            mask_head=dict(
+                type='FCNMaskHead',
+                num_convs=1,
+                in_channels=16,
+                conv_out_channels=16,
+                num_classes=NUM_CLASSES,
+                loss_mask=dict(type='CrossEntropyLoss', use_mask=True),
+            ),
+        )
+    return dict(
+        type='MaskRCNN' if mask else 'FasterRCNN',
+        rpn_head=dict(
+            type='RPNHead',
+            in_channels=16,
+            feat_channels=16,
+            anchor_generator=_anchors(scales=[4], ratios=[0.5, 1.0, 2.0]),
+            bbox_coder=dict(_DELTAS, target_stds=[1.0] * 4),
+        ),
+        roi_head=roi_head,
+        train_cfg=dict(
+            rpn=dict(
+                assigner=_roi_assigner(0.7, 0.3),
+                sampler=_sampler(32, 0.5, False),
+                **_DENSE_TRAIN,
+            ),
+            rpn_proposal=dict(
+                nms_pre=50,
+                max_per_img=30,
+                nms=dict(type='nms', iou_threshold=0.7),
+                min_bbox_size=0,
+            ),
+            rcnn=dict(
+                assigner=_roi_assigner(0.5, 0.5, False),
+                sampler=_sampler(16, 0.5, True),
+                pos_weight=-1,
+                mask_size=12,
+                debug=False,
+            ),
+        ),
+        test_cfg=dict(
+            rpn=dict(
+                nms_pre=50,
+                max_per_img=20,
+                nms=dict(type='nms', iou_threshold=0.7),
+                min_bbox_size=0,
+            ),
+            rcnn=dict(
+                score_thr=0.0,
+                nms=dict(type='nms', iou_threshold=0.5),
+                max_per_img=10,
+                mask_thr_binary=0.5,
+            ),
+        ),
+    )
+
+
+def _cascade_rcnn() -> dict:
+    cfg = _faster_rcnn()
+    cfg.update(type='CascadeRCNN')
+    cfg['roi_head'] = dict(
+        type='CascadeRoIHead',
+        num_stages=2,
+        stage_loss_weights=[1, 0.5],
+        bbox_roi_extractor=_roi_extractor(3),
+        bbox_head=[_box_head(reg_class_agnostic=True) for _ in range(2)],
+    )
+    rcnn = cfg['train_cfg']['rcnn']
+    cfg['train_cfg']['rcnn'] = [
+        dict(rcnn, assigner=_roi_assigner(iou, iou, False)) for iou in (0.4, 0.5)
+    ]
+    return cfg
+
+
+def _deformable_detr(**kwargs: Any) -> dict:
+    attention = dict(embed_dims=16, num_levels=3, num_heads=2, batch_first=True)
+    ffn = dict(embed_dims=16, feedforward_channels=32, ffn_drop=0.0)
+    return dict(
+        type='DeformableDETR',
+        num_queries=12,
+        num_feature_levels=3,
+        neck=dict(
+            type='ChannelMapper',
+            in_channels=[16, 32, 64],
+            kernel_size=1,
+            out_channels=16,
+            act_cfg=None,
+            norm_cfg=GN,
+            num_outs=3,
+        ),
+        encoder=dict(
+            num_layers=1, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=ffn)
+        ),
+        decoder=dict(
+            num_layers=2,
+            return_intermediate=True,
+            layer_cfg=dict(
+                self_attn_cfg=dict(
+                    embed_dims=16, num_heads=2, dropout=0.0, batch_first=True
+                ),
+                cross_attn_cfg=attention,
+                ffn_cfg=ffn,
+            ),
+            post_norm_cfg=None,
+        ),
+        positional_encoding=dict(num_feats=8, normalize=True, offset=-0.5),
+        bbox_head=dict(
+            type='DeformableDETRHead',
+            embed_dims=16,
+            sync_cls_avg_factor=True,
+            loss_cls=dict(_FOCAL, loss_weight=2.0),
+            loss_bbox=dict(type='L1Loss', loss_weight=5.0),
+            loss_iou=dict(type='GIoULoss', loss_weight=2.0),
+        ),
+        train_cfg=dict(
+            assigner=dict(
+                type='HungarianAssigner',
+                match_costs=[
+                    dict(type='FocalLossCost', weight=2.0),
+                    dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
+                    dict(type='IoUCost', iou_mode='giou', weight=2.0),
+                ],
+            )
+        ),
+        test_cfg=dict(max_per_img=10),
+        **kwargs,
+    )
+
+
+def _dino() -> dict:
+    cfg = _deformable_detr(with_box_refine=True, as_two_stage=True)
+    cfg.update(
+        type='DINO',
+        dn_cfg=dict(
+            label_noise_scale=0.5,
+            box_noise_scale=1.0,
+            group_cfg=dict(dynamic=True, num_groups=None, num_dn_queries=10),
+        ),
+    )
+    cfg['positional_encoding'] = dict(num_feats=8, normalize=True, offset=0.0)
+    cfg['bbox_head'] = dict(cfg['bbox_head'], type='DINOHead')
+    return cfg
+
+
+_FAMILIES = {
+    'retinanet': _retinanet,
+    'fcos': _fcos,
+    'atss': _atss,
+    'gfl': _gfl,
+    'yolox': _yolox,
+    'rtmdet': _rtmdet,
+    'faster_rcnn': _faster_rcnn,
+    'mask_rcnn': lambda: _faster_rcnn(mask=True),
+    'cascade_rcnn': _cascade_rcnn,
+    'deformable_detr': _deformable_detr,
+    'dino': _dino,
+}
+FAMILIES = tuple(_FAMILIES)
+TWO_STAGE = ('faster_rcnn', 'mask_rcnn', 'cascade_rcnn')
+DETR = ('deformable_detr', 'dino')
+ONE_STAGE = tuple(f for f in FAMILIES if f not in (*TWO_STAGE, *DETR))
+
+
+def student_cfg(family: str) -> dict:
+    """Config of a tiny detector."""
+    cfg = deepcopy(_FAMILIES[family]())
+    cfg['type'] = f'mmdet.{cfg["type"]}'
+    cfg.setdefault('backbone', _backbone())
+    cfg.setdefault('neck', _fpn())
+    if 'bbox_head' in cfg:
+        cfg['bbox_head'].setdefault('num_classes', NUM_CLASSES)
+        if family not in DETR:
+            cfg['bbox_head'].update(in_channels=16, feat_channels=16)
+    cfg.setdefault('test_cfg', _TEST_CFG)
+    cfg['data_preprocessor'] = dict(
+        type='mmdet.DetDataPreprocessor', pad_mask=family == 'mask_rcnn'
+    )
+    return Config(cfg)._cfg_dict
+
+
+def frskd_cfg(
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    soft_label: Optional[dict] = None,
+    feature_loss: Optional[dict] = None,
+    neck: Optional[dict] = None,
+    **frskd: Any,
+) -> dict:
+    """Config of FRSKD as configs/_base_/frskd_det.py has it, with 4 groups."""
+    return dict(
+        type='frskd_mm.FRSKD',
+        neck=neck or dict(type='frskd_mm.BiFPNc', width=1, norm_cfg=GN),
+        soft_label=dict(
+            type='frskd_mm.DetSoftLabelLoss', loss_weight=alpha, **(soft_label or {})
+        ),
+        feature_loss=dict(
+            type='frskd_mm.DetAttentionTransferLoss',
+            loss_weight=beta,
+            **(feature_loss or {}),
+        ),
+        **frskd,
+    )
+
+
+def distilled(family: str, **frskd: Any) -> torch.nn.Module:
+    """Build and initialise a tiny detector with FRSKD."""
+    model = MODELS.build(
+        dict(
+            type='frskd_mm.Distilled',
+            student=student_cfg(family),
+            distiller=frskd_cfg(**frskd),
+        )
+    )
+    model.init_weights()
+    return model
+
+
+BOXES = ([[4, 6, 40, 44], [30, 20, 62, 60]], [[10, 10, 30, 34]])
+
+
+def batch(
+    boxes: Sequence[Sequence[Sequence[float]]] = BOXES,
+    height: int = 64,
+    width: int = 64,
+    masks: bool = False,
+) -> Dict[str, Any]:
+    """Random images with given boxes, as the data preprocessor gives them."""
+    return dict(
+        inputs=torch.randn(len(boxes), 3, height, width),
+        data_samples=[_sample(b, height, width, masks) for b in boxes],
+    )
+
+
+def _sample(boxes: List[Sequence[float]], height: int, width: int, masks: bool) -> Any:
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    shape = (height, width)
+    sample = DetDataSample(
+        metainfo=dict(
+            img_id=0,
+            img_shape=shape,
+            ori_shape=shape,
+            pad_shape=shape,
+            batch_input_shape=shape,
+            scale_factor=(1.0, 1.0),
+        )
+    )
+    tensor = torch.tensor(boxes, dtype=torch.float).reshape(-1, 4)
+    sample.gt_instances = InstanceData(
+        bboxes=tensor, labels=torch.arange(len(boxes)) % NUM_CLASSES
+    )
+    if masks:
+        bitmaps = np.zeros((len(boxes), height, width), dtype=np.uint8)
+        for bitmap, (x1, y1, x2, y2) in zip(bitmaps, tensor.int().tolist()):
+            bitmap[y1:y2, x1:x2] = 1
+        sample.gt_instances.masks = BitmapMasks(bitmaps, height, width)
+    sample.ignored_instances = InstanceData(
+        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
+    )
+    return sample
+
+
+def family_batch(family: str, **kwargs: Any) -> Dict[str, Any]:
+    """Return a batch with what the family needs."""
+    return batch(masks=family == 'mask_rcnn', **kwargs)
