@@ -45,7 +45,7 @@ setup(
     # frskd_mm/.mim links to the configs, so that frskd_mm::... config paths work
     # in a checkout; source distributions and wheels hold copies.
     package_data={
-        'frskd_mm': ['.mim/model-index.yml', '.mim/configs/**/*.[py]*'],
+        'frskd_mm': ['.mim/*.yml', '.mim/configs/**/*.py', '.mim/configs/**/*.yml'],
     },
     python_requires='>=3.8',
     # Deliberately empty. torch and the OpenMMLab packages are there already in the
