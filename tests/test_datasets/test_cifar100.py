@@ -1,0 +1,110 @@
+"""CIFAR-100 is checked by content and says what is wrong with a copy."""
+
+import pickle
+
+import numpy as np
+import pytest
+from mmengine.registry import DATASETS
+
+from frskd_mm.datasets.cifar100 import CIFAR100, read_split
+
+
+def write_split(path, labels, images=None):
+    """Write a pickle of the original layout."""
+    if images is None:
+        images = np.zeros((len(labels), 3072), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'wb') as file:
+        pickle.dump({'data': images, 'fine_labels': list(labels)}, file)
+
+
+@pytest.fixture
+def complete_test_split():
+    """Labels of a test split in another order than the original."""
+    return np.random.default_rng(0).permutation(np.repeat(np.arange(100), 100))
+
+
+def test_any_order_is_accepted_and_pixels_are_right(tmp_path, complete_test_split):
+    images = np.zeros((10000, 3072), np.uint8)
+    # Red, green, blue planes; row 1, column 2 of the first image.
+    images[0, [34, 1024 + 34, 2048 + 34]] = (10, 20, 30)
+    write_split(tmp_path / 'cifar-100-python/test', complete_test_split, images)
+    dataset = DATASETS.build(
+        dict(
+            type='frskd_mm.CIFAR100',
+            data_root=str(tmp_path),
+            split='test',
+            download=False,
+        )
+    )
+    assert len(dataset) == 10000
+    assert dataset[0]['img'].shape == (32, 32, 3)
+    assert dataset[0]['img'][1, 2].tolist() == [10, 20, 30]
+    assert dataset[0]['img'].sum() == 60
+    assert [dataset[i]['gt_label'] for i in range(50)] == list(complete_test_split[:50])
+    assert len(dataset.metainfo['classes']) == 100
+
+
+def test_num_per_class_is_balanced(tmp_path, complete_test_split):
+    write_split(tmp_path / 'cifar-100-python/test', complete_test_split)
+    dataset = CIFAR100(
+        data_root=str(tmp_path), split='test', num_per_class=3, download=False
+    )
+    counts = np.bincount(dataset.get_gt_labels(), minlength=100)
+    assert counts.tolist() == [3] * 100
+
+
+@pytest.mark.parametrize(
+    ('labels', 'message'),
+    [
+        (np.repeat(np.arange(100), 99), 'images are uint8 .9900, 3072. instead of'),
+        (np.repeat(np.arange(1, 101), 100), r'labels span \[1, 100\]'),
+        (np.sort(np.arange(10000) % 99), 'class 0 has 102 images instead of 100'),
+    ],
+)
+def test_incomplete_copies_are_named(tmp_path, labels, message):
+    write_split(tmp_path / 'test', labels)
+    with pytest.raises(ValueError, match=message):
+        read_split(str(tmp_path / 'test'), 'test')
+
+
+def test_corrupt_file_is_named(tmp_path, complete_test_split):
+    path = tmp_path / 'test'
+    write_split(path, complete_test_split)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match='not a readable CIFAR-100 file'):
+        read_split(str(path), 'test')
+
+
+def test_missing_data_names_the_variable(tmp_path):
+    with pytest.raises(FileNotFoundError, match='FRSKD_DATA'):
+        CIFAR100(data_root=str(tmp_path), split='test', download=False)
+
+
+def test_failed_download_names_the_variable(tmp_path, monkeypatch):
+    # A port nobody listens at: the download fails at once, without a network.
+    monkeypatch.setattr(CIFAR100, 'url', 'http://127.0.0.1:9/cifar-100-python.tar.gz')
+    with pytest.raises(FileNotFoundError, match='download from .* failed.*FRSKD_DATA'):
+        CIFAR100(data_root=str(tmp_path), split='test')
+
+
+@pytest.mark.parametrize('num', [0, 101])
+def test_impossible_part_is_refused(tmp_path, num):
+    with pytest.raises(ValueError, match=r'\[1, 100\]'):
+        CIFAR100(data_root=str(tmp_path), split='test', num_per_class=num)
+
+
+def test_unknown_split_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'test', 'train'"):
+        CIFAR100(data_root=str(tmp_path), split='val')
+
+
+def test_real_data(data_root):
+    """The whole of CIFAR-100: channel means equal the published ones."""
+    train = CIFAR100(
+        data_root=str(data_root / 'cifar100'), split='train', download=False
+    )
+    assert len(train) == 50000
+    images = np.stack([train[i]['img'] for i in range(len(train))])
+    means = images.reshape(-1, 3).mean(axis=0)
+    np.testing.assert_allclose(means, [129.304, 124.070, 112.434], atol=2e-3)
