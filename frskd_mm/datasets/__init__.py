@@ -6,7 +6,9 @@ from typing import Any
 from frskd_mm.registry import DATASETS
 from frskd_mm.utils.environment import has_host, missing_host
 
-__all__ = []
+from .pairs import PairDataset, collate_pairs
+
+__all__ = ['PairDataset', 'collate_pairs']
 
 
 def _raise_missing(host: str, name: str, **kwargs: Any) -> None:
