@@ -1,6 +1,7 @@
 """Hooks for MMEngine runners."""
 
+from .aggregated_prediction_hook import AggregatedPredictionHook
 from .channels_last_hook import ChannelsLastHook
 from .epoch_seed_hook import EpochSeedHook
 
-__all__ = ['ChannelsLastHook', 'EpochSeedHook']
+__all__ = ['AggregatedPredictionHook', 'ChannelsLastHook', 'EpochSeedHook']

@@ -1,0 +1,54 @@
+"""Test-time prediction from four rotations."""
+
+from functools import partial
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from frskd_mm.registry import HOOKS
+from frskd_mm.utils.recorder import shadow, unshadow
+
+
+@HOOKS.register_module()
+class AggregatedPredictionHook(Hook):
+    """Validate and test with the joint head's aggregated prediction.
+
+    For models that were trained with ``SLA`` or ``FRSKDSLA``. It costs four
+    passes an image and needs the training checkpoint: the joint head belongs to
+    the distiller, which an exported student does not have. Without this hook
+    the student predicts from the image as it is.
+    """
+
+    def before_val(self, runner: Runner) -> None:
+        """Shadow ``predict``.
+
+        Raises:
+            TypeError: If the model has no joint head.
+        """
+        model = self._model(runner)
+        joint_head = getattr(getattr(model, 'distiller', None), 'joint_head', None)
+        if joint_head is None:
+            raise TypeError(
+                'AggregatedPredictionHook needs a model distilled by SLA or FRSKDSLA, '
+                f'got a {type(model).__name__} without a joint head. Remove the hook '
+                'from custom_hooks.'
+            )
+        shadow(model, 'predict', partial(joint_head.predict, model))
+
+    def after_val(self, runner: Runner) -> None:
+        """Give the student's own ``predict`` back."""
+        unshadow(self._model(runner), 'predict')
+
+    def before_test(self, runner: Runner) -> None:
+        """Shadow ``predict``, as for validation."""
+        self.before_val(runner)
+
+    def after_test(self, runner: Runner) -> None:
+        """Give the student's own ``predict`` back."""
+        self.after_val(runner)
+
+    @staticmethod
+    def _model(runner: Runner) -> object:
+        is_wrapped = is_model_wrapper(runner.model)
+        return runner.model.module if is_wrapped else runner.model

@@ -1,0 +1,94 @@
+"""DDGSD: data-distortion guided self-distillation."""
+
+from typing import Any, Dict, Optional, Sequence
+
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from frskd_mm.registry import MODELS
+from frskd_mm.utils.recorder import Recorder
+
+from .base import BaseDistiller, StudentLoss, name_student_loss, scale_losses
+from .batches import split_pairs
+
+
+@MODELS.register_module()
+class DDGSD(BaseDistiller):
+    r"""Let two distorted views of an image teach each other.
+
+    .. math::
+        L = L_{task}(z_a, y) + L_{task}(z_b, y)
+            + \lambda (T^2 KL(p_b \,\|\, p_a) + T^2 KL(p_a \,\|\, p_b))
+            + \mu \| \frac{1}{N} \sum_i h_{a,i} - \frac{1}{N} \sum_i h_{b,i} \|^2
+
+    z are the two views' logits, p their softened distributions and h the pooled
+    features. The first distribution of each KL is detached. The last term, the
+    maximum mean discrepancy with a linear kernel, trains both views. Both run
+    in one pass of 2N images, with common batch statistics. The data loader has
+    to give pairs, ``PairDataset`` with ``partner='same_image'``.
+
+    The authors released no code. The public ports keep lambda = 1 and
+    mu = 5e-4 and differ in the rest: whether the two task losses are summed or
+    averaged, whether the divergences' targets are detached, the temperature (1
+    or 4) and what the last term compares (logits, or means over batch and
+    channels). This is the description's form.
+
+    Paper: Data-Distortion Guided Self-Distillation for Deep Neural Networks,
+    AAAI 2019, https://doi.org/10.1609/aaai.v33i01.33015565
+    Sources: winycg/Self-KD-Lib@ede3062, methods/ddsgd.py, and
+    youngerous/ddgsd-pytorch@d07d90c, src/trainer.py
+
+    Args:
+        student (BaseModel): The built student, given by ``Distilled``.
+        student_cfg (ConfigDict): Its config, given by ``Distilled``.
+        soft_label (dict, optional): The divergence; its ``loss_weight`` is
+            lambda. Defaults to temperature 1 and weight 1.
+        mmd_weight (float): Mu. Defaults to 5e-4.
+
+    Raises:
+        TypeError: If the student is not a classifier.
+    """
+
+    classification_only = True
+
+    def __init__(
+        self,
+        student: BaseModel,
+        student_cfg: ConfigDict,
+        soft_label: Optional[dict] = None,
+        mmd_weight: float = 5e-4,
+    ) -> None:
+        super().__init__(student)
+        self.soft_label = MODELS.build(
+            {'type': 'frskd_mm.SoftLabelLoss', 'temperature': 1.0, **(soft_label or {})}
+        )
+        self.mmd_weight = mmd_weight
+
+    def loss(
+        self,
+        student: BaseModel,
+        student_loss: StudentLoss,
+        inputs: Tensor,
+        data_samples: Sequence[Any],
+    ) -> Dict[str, Tensor]:
+        """Compute all terms, see :class:`BaseDistiller`."""
+        # Checks the batch; the views run together.
+        split_pairs(inputs, data_samples, partner='same_image', method='DDGSD')
+        targets = {
+            'pooled': (student.head, 'pre_logits'),
+            **self.task.output_targets(student),
+        }
+        with Recorder(targets) as outputs:
+            losses = name_student_loss(student_loss(inputs, data_samples))
+        # The host averages over the 2N images; the views' losses are summed.
+        losses = scale_losses(losses, 2.0)
+
+        logits_a, logits_b = outputs.last('logits').chunk(2)
+        losses['loss_kd'] = self.soft_label(logits_a, logits_b) + self.soft_label(
+            logits_b, logits_a
+        )
+        pooled_a, pooled_b = outputs.last('pooled').float().chunk(2)
+        discrepancy = pooled_a.mean(dim=0) - pooled_b.mean(dim=0)
+        losses['loss_mmd'] = self.mmd_weight * discrepancy.square().sum()
+        return losses

@@ -1,0 +1,97 @@
+"""DLB: self-distillation from the last mini-batch."""
+
+from typing import Any, Dict, Optional, Sequence
+
+from mmengine.config import ConfigDict
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from frskd_mm.registry import MODELS
+from frskd_mm.utils.recorder import Recorder
+
+from .base import BaseDistiller, StudentLoss, name_student_loss
+from .batches import Half, split_pairs
+
+
+@MODELS.register_module()
+class DLB(BaseDistiller):
+    r"""Predict for the last batch, augmented anew, what was predicted then.
+
+    .. math::
+        L_t = L_{task}(B_t \cup B'_{t-1}) + \alpha T^2
+            KL(\mathrm{softmax}(z_{t-1}(B_{t-1}) / T)
+            \,\|\, \mathrm{softmax}(z_t(B'_{t-1}) / T))
+
+    B'_{t-1} are the last iteration's images in another view, and z_{t-1} the
+    logits that they had then, with the weights of then. Both views come from
+    the data loader, ``PairDataset`` with ``partner='same_image'``; the second is
+    kept for the next iteration. As in the authors' code the batches run in two
+    passes, with batch statistics of their own.
+
+    The first iteration of an epoch has the task loss alone, in order that a
+    resumed run equals an uninterrupted one. The authors carry the last batch
+    over from one epoch to the next.
+
+    Paper: Self-Distillation from the Last Mini-Batch for Consistency
+    Regularization, CVPR 2022, https://arxiv.org/abs/2203.16172
+    Source: Meta-knowledge-Lab/DLB@8949a46, dlb.py
+
+    Args:
+        student (BaseModel): The built student, given by ``Distilled``.
+        student_cfg (ConfigDict): Its config, given by ``Distilled``.
+        soft_label (dict, optional): The divergence; its ``loss_weight`` is
+            alpha. Defaults to temperature 3 and weight 1, as in the paper.
+
+    Raises:
+        TypeError: If the student is not a classifier.
+    """
+
+    classification_only = True
+
+    def __init__(
+        self,
+        student: BaseModel,
+        student_cfg: ConfigDict,
+        soft_label: Optional[dict] = None,
+    ) -> None:
+        super().__init__(student)
+        self.soft_label = MODELS.build(
+            {'type': 'frskd_mm.SoftLabelLoss', 'temperature': 3.0, **(soft_label or {})}
+        )
+        self._last: Optional[Half] = None
+        self._last_logits: Optional[Tensor] = None
+        self._last_epoch = 0
+
+    def loss(
+        self,
+        student: BaseModel,
+        student_loss: StudentLoss,
+        inputs: Tensor,
+        data_samples: Sequence[Any],
+    ) -> Dict[str, Tensor]:
+        """Compute the two terms, see :class:`BaseDistiller`."""
+        (images, samples), view = split_pairs(
+            inputs, data_samples, partner='same_image', method='DLB'
+        )
+        epoch = MessageHub.get_current_instance().get_info('epoch', 0)
+        last = self._last if epoch == self._last_epoch else None
+        last_logits = self._last_logits
+
+        with Recorder(self.task.output_targets(student)) as outputs:
+            losses = name_student_loss(student_loss(images, samples))
+        logits = outputs.last('logits')
+        self._last, self._last_logits, self._last_epoch = view, logits.detach(), epoch
+        if last is None:
+            return losses
+
+        with Recorder(self.task.output_targets(student)) as outputs:
+            last_losses = name_student_loss(student_loss(*last))
+        # The union's mean; the last batch of an epoch may be smaller.
+        share = len(samples) / (len(samples) + len(last_logits))
+        losses = {
+            name: share * value + (1.0 - share) * last_losses[name]
+            for name, value in losses.items()
+        }
+        losses['loss_dlb'] = self.soft_label(outputs.last('logits'), last_logits)
+        return losses

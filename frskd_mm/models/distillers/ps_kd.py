@@ -1,0 +1,129 @@
+"""PS-KD: progressive self-knowledge distillation."""
+
+from typing import Any, Dict, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import ConfigDict
+from mmengine.dist import all_gather
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from frskd_mm.registry import MODELS
+from frskd_mm.utils.precision import full_precision
+from frskd_mm.utils.recorder import Recorder
+
+from .base import BaseDistiller, StudentLoss, name_student_loss, scale_losses
+from .batches import target_scores
+
+
+@MODELS.register_module()
+class PSKD(BaseDistiller):
+    r"""Soften the targets with the last epoch's own predictions.
+
+    .. math::
+        L = (1 - \alpha_t) L_{task}(z, y) + \alpha_t H(p_{t-1}, \mathrm{softmax}(z)),
+        \quad \alpha_t = \alpha_T \, t / T
+
+    H is the cross entropy and p_{t-1}(x) what was predicted for the image in
+    epoch t - 1; t runs from 1 to T. For a cross-entropy task loss this is the
+    paper's cross entropy with the targets (1 - alpha_t) y + alpha_t p_{t-1}. An
+    image without a past prediction, as in the first epoch, has y in its place.
+
+    The predictions lie in a buffer by ``sample_idx``, the index in the data set,
+    so shuffling does not matter. Checkpoints contain it, so resuming
+    goes on with it; several processes exchange their predictions in every
+    iteration, so they agree. It takes 4 * ``num_samples`` * C bytes, 20 MB for
+    CIFAR-100. A ``ConcatDataset`` numbers each of its parts from 0 and must not
+    be used.
+
+    Paper: Self-Knowledge Distillation with Progressive Refinement of Targets,
+    ICCV 2021, https://arxiv.org/abs/2006.12000
+    Source: lgcnsai/PS-KD-Pytorch@9aa0828, main.py and loss/pskd_loss.py
+
+    Args:
+        student (BaseModel): The built student, given by ``Distilled``.
+        student_cfg (ConfigDict): Its config, given by ``Distilled``.
+        num_samples (int): Size of the training set, or more.
+        alpha (float): alpha_T, the past predictions' share at the end.
+            Defaults to 0.8.
+
+    Raises:
+        TypeError: If the student is not a classifier.
+        ValueError: If ``alpha`` is out of range.
+    """
+
+    classification_only = True
+
+    def __init__(
+        self,
+        student: BaseModel,
+        student_cfg: ConfigDict,
+        num_samples: int,
+        alpha: float = 0.8,
+    ) -> None:
+        super().__init__(student)
+        if not 0 <= alpha <= 1:
+            raise ValueError(f'alpha must lie in [0, 1], got {alpha}.')
+        self.alpha = alpha
+        # A row of zeros: not predicted yet.
+        self.register_buffer(
+            'predictions', torch.zeros(num_samples, student.head.num_classes)
+        )
+
+    def loss(
+        self,
+        student: BaseModel,
+        student_loss: StudentLoss,
+        inputs: Tensor,
+        data_samples: Sequence[Any],
+    ) -> Dict[str, Tensor]:
+        """Compute the two terms, see :class:`BaseDistiller`."""
+        with Recorder(self.task.output_targets(student)) as outputs:
+            losses = name_student_loss(student_loss(inputs, data_samples))
+        logits, alpha = outputs.last('logits'), self.present_alpha()
+        past = self.recall(data_samples)
+        with full_precision(logits):
+            log_probs = F.log_softmax(logits.float(), dim=1)
+            cross_entropy = -(past * log_probs).sum(dim=1).mean()
+        self.store(data_samples, log_probs.detach().exp())
+
+        losses = scale_losses(losses, 1.0 - alpha)
+        losses['loss_ps_kd'] = alpha * cross_entropy
+        losses['alpha'] = cross_entropy.new_tensor(alpha)
+        return losses
+
+    def present_alpha(self) -> float:
+        """Return alpha_t of the runner's epoch; without a runner, alpha_T."""
+        message_hub = MessageHub.get_current_instance()
+        epoch = message_hub.get_info('epoch', 0)
+        max_epochs = message_hub.get_info('max_epochs', epoch + 1)
+        return self.alpha * (epoch + 1) / max_epochs
+
+    def recall(self, data_samples: Sequence[Any]) -> Tensor:
+        """Return the last predictions (N, C), or the targets where none is."""
+        past = self.predictions[self._ids(data_samples)]
+        is_known = past.sum(dim=1, keepdim=True) > 0
+        targets = target_scores(data_samples, num_classes=past.shape[1])
+        return torch.where(is_known, past, targets.to(past))
+
+    def store(self, data_samples: Sequence[Any], probs: Tensor) -> None:
+        """Keep the predictions (N, C) of this process and of all others."""
+        ids = torch.cat(all_gather(self._ids(data_samples)))
+        self.predictions[ids] = torch.cat(all_gather(probs)).to(self.predictions)
+
+    def _ids(self, data_samples: Sequence[Any]) -> Tensor:
+        ids = [sample.get('sample_idx') for sample in data_samples]
+        if None in ids:
+            raise ValueError(
+                "PSKD needs each image's index in the data set: add 'sample_idx' "
+                "to the meta_keys of the training pipeline's PackInputs."
+            )
+        if max(ids) >= len(self.predictions):
+            raise ValueError(
+                f'sample_idx {max(ids)} does not fit PSKD with num_samples='
+                f'{len(self.predictions)}. Set num_samples of the distiller to the '
+                'size of the training set.'
+            )
+        return torch.tensor(ids, device=self.predictions.device)
