@@ -157,10 +157,11 @@ def distill(
 def _check_checkpoint(
     model: nn.Module, state_dict: dict, prefix: str, *args: Any
 ) -> None:
-    """Report what of a plain checkpoint fits, and refuse another backbone's.
+    """Refuse another backbone's checkpoint, and report what of a plain one fits.
 
-    The heads may differ, as when pretrained weights are fine-tuned on other
-    classes. A backbone that differs means that the file is of another model.
+    MMEngine's loading only warns of what does not fit. The heads may differ, as
+    when pretrained weights are fine-tuned on other classes. A backbone that
+    differs means that the file is of another model.
 
     Raises:
         ValueError: If a backbone tensor is missing, unknown or of another
@@ -172,12 +173,13 @@ def _check_checkpoint(
         if key.startswith(prefix)
     }
     model.loaded_plain = not any(key.startswith(DISTILLER_PREFIX) for key in given)
-    if not model.loaded_plain:
-        return
     own = model.state_dict()
     for key in [key for key in own if key.startswith(DISTILLER_PREFIX)]:
-        # The distiller keeps what it has, and is not reported as missing.
-        state_dict[prefix + key] = own.pop(key)
+        value = own.pop(key)
+        if model.loaded_plain:
+            # The distiller keeps what it has, and is not reported as missing.
+            state_dict[prefix + key] = value
+        given.pop(key, None)
     missing = _without_counters(own.keys() - given.keys())
     unknown = _without_counters(given.keys() - own.keys())
     reshaped = sorted(
@@ -196,6 +198,8 @@ def _check_checkpoint(
             f'{model.student_class.__name__}: {_summary(refused)}. Load weights of '
             'the same architecture, or change student.backbone.'
         )
+    if not model.loaded_plain:
+        return
     matched = len(own.keys() & given.keys()) - len(reshaped)
     print_log(
         f'Plain weights: {matched} of {len(own)} tensors of the student loaded; '
