@@ -1,0 +1,374 @@
+"""The distilled model is the student, plus a distiller."""
+
+import io
+import logging
+import pickle
+from copy import deepcopy
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.model import ExponentialMovingAverage
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import load_state_dict
+from mmpretrain.models import ImageClassifier
+from toys import toy_batch, toy_distilled, toy_frskd_cfg, toy_student_cfg
+
+from frskd_mm.models.distilled import Distilled, distilled_class
+
+
+def plain(**student):
+    """Build the toy student as mmpretrain does, with other weights."""
+    model = MODELS.build({**toy_student_cfg(), **student})
+    model.init_weights()
+    for param in model.parameters():
+        torch.nn.init.normal_(param, std=0.1)
+    return model
+
+
+def distilled(student, **frskd):
+    model = MODELS.build(
+        dict(
+            type='frskd_mm.Distilled', student=student, distiller=toy_frskd_cfg(**frskd)
+        )
+    )
+    model.init_weights()
+    return model
+
+
+def trained(**frskd):
+    """A toy after one step, so that no statistic has its initial value."""
+    model = toy_distilled(**frskd)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    total, _ = model.parse_losses(model(**toy_batch(), mode='loss'))
+    total.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return model
+
+
+def student_keys(state_dict):
+    return {k: v for k, v in state_dict.items() if not k.startswith('distiller.')}
+
+
+def scores(model, batch):
+    model.eval()
+    with torch.no_grad():
+        predictions = model(**deepcopy(batch), mode='predict')
+    return torch.stack([sample.pred_score for sample in predictions])
+
+
+@pytest.fixture
+def log(caplog):
+    """What MMEngine's current logger says, from INFO on."""
+    logger = MMLogger.get_instance('distilled', log_level='INFO')
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO, logger='distilled')
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def test_is_the_student_and_a_distilled_model():
+    model = toy_distilled()
+    assert isinstance(model, ImageClassifier)
+    assert isinstance(model, Distilled)
+    assert type(model).__name__ == 'DistilledImageClassifier'
+    assert type(model) is distilled_class(ImageClassifier)
+    assert type(toy_distilled()) is type(model)
+    assert model.student_class is ImageClassifier
+    # Nothing of prediction, or of what hooks use, is another method.
+    methods = {name for name, value in vars(Distilled).items() if callable(value)}
+    assert {name for name in methods if hasattr(ImageClassifier, name)} == {
+        'loss',
+        'init_weights',
+        '__reduce_ex__',
+    }
+
+
+def test_parts_are_where_hooks_look_for_them():
+    model, upstream = toy_distilled(), plain()
+    names = [name for name, _ in upstream.named_children()]
+    assert [name for name, _ in model.named_children()] == [*names, 'distiller']
+    for name in names:
+        assert type(getattr(model, name)) is type(getattr(upstream, name))
+
+
+def test_state_dict_has_the_students_own_keys_and_the_distillers():
+    keys = list(toy_distilled().state_dict())
+    own = [key for key in keys if not key.startswith('distiller.')]
+    assert own == list(plain().state_dict())
+    assert len(keys) > len(own)
+
+
+def test_batches_are_preprocessed_by_the_students_preprocessor():
+    """mmpretrain's runner hands the top-level one on; the student's own wins."""
+    top = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0])
+    cfg = dict(type='frskd_mm.Distilled', distiller=toy_frskd_cfg())
+    model = MODELS.build(dict(**cfg, student=toy_student_cfg(), data_preprocessor=top))
+    assert model.data_preprocessor.mean.flatten().tolist() == top['mean']
+    own = toy_student_cfg()
+    own['data_preprocessor'] = dict(mean=[7.0, 7.0, 7.0], std=[1.0, 1.0, 1.0])
+    model = MODELS.build(dict(**cfg, student=own, data_preprocessor=top))
+    assert model.data_preprocessor.mean.flatten().tolist() == [7.0, 7.0, 7.0]
+
+
+def copy_by_pickle(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+def copy_by_torch(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize('copy', [deepcopy, copy_by_pickle, copy_by_torch])
+def test_copies_are_equal_and_independent(copy):
+    model, batch = trained(), toy_batch()
+    twin = copy(model)
+    assert type(twin) is type(model)
+    assert torch.equal(scores(twin, batch), scores(model, batch))
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    twin.train()
+    losses = twin(**batch, mode='loss')
+    assert 'loss_at' in losses
+    with torch.no_grad():
+        for param in twin.parameters():
+            param.add_(1.0)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, kept[name]), name
+    # The copy checks its own checkpoints.
+    weights = student_keys(twin.state_dict())
+    weights.pop('backbone.conv1.weight')
+    with pytest.raises(ValueError, match='backbone.conv1.weight'):
+        twin.load_state_dict(weights, strict=False)
+
+
+def test_emas_average_follows_every_part():
+    model = trained()
+    ema = ExponentialMovingAverage(model, momentum=0.25, update_buffers=True)
+    name = 'distiller.self_teacher.twin.head.fc.weight'
+    start = model.state_dict()['head.fc.weight'].clone()
+    start_twin = model.state_dict()[name].clone()
+    ema.update_parameters(model)
+    with torch.no_grad():
+        model.head.fc.weight.add_(1.0)
+        model.state_dict()[name].add_(2.0)
+    ema.update_parameters(model)
+    averaged = ema.module.state_dict()
+    torch.testing.assert_close(averaged['head.fc.weight'], start + 0.25)
+    torch.testing.assert_close(averaged[name], start_twin + 0.5)
+    assert scores(ema.module, toy_batch()).shape == (4, 10)
+    # Its state, keys with the prefix 'module.', goes through the check as well.
+    ema.load_state_dict(ema.state_dict())
+    weights = {k: v for k, v in ema.state_dict().items() if 'distiller' not in k}
+    weights['module.backbone.conv1.weight'] = torch.zeros(1)
+    with pytest.raises(ValueError, match=r'backbone.conv1.weight \(1,\) instead of'):
+        ema.load_state_dict(weights, strict=False)
+
+
+def test_paramwise_cfg_reaches_the_students_backbone():
+    model = toy_distilled()
+    wrapper = build_optim_wrapper(
+        model,
+        dict(
+            optimizer=dict(type='SGD', lr=0.1),
+            paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.01)}),
+        ),
+    )
+    rates = {
+        id(param): group['lr']
+        for group in wrapper.optimizer.param_groups
+        for param in group['params']
+    }
+    for name, param in model.named_parameters():
+        expected = 0.001 if name.startswith('backbone.') else 0.1
+        assert rates[id(param)] == pytest.approx(expected), name
+
+
+def test_stripped_checkpoint_loads_strictly_and_predicts_bit_identically():
+    model, batch = trained(), toy_batch()
+    upstream = plain()
+    upstream.load_state_dict(student_keys(model.state_dict()), strict=True)
+    assert torch.equal(scores(upstream, batch), scores(model, batch))
+    batch['inputs'] = 3 * batch['inputs']
+    upstream.train()
+    model.train()
+    for a, b in zip(
+        upstream.extract_feat(batch['inputs'], stage='backbone'),
+        model.extract_feat(batch['inputs'], stage='backbone'),
+    ):
+        assert torch.equal(a, b)
+
+
+def test_unexported_checkpoint_loads_into_the_plain_model():
+    model, batch = trained(), toy_batch()
+    upstream = plain()
+    load_state_dict(upstream, model.state_dict(), strict=False)
+    assert torch.equal(scores(upstream, batch), scores(model, batch))
+
+
+def test_distilled_checkpoint_loads_strictly_and_goes_on():
+    model, other = trained(), toy_distilled()
+    other.load_state_dict(model.state_dict(), strict=True)
+    batch = toy_batch()
+    assert torch.equal(scores(other, batch), scores(model, batch))
+    with other.as_self_teacher():
+        mine = scores(other, batch)
+    with model.as_self_teacher():
+        assert torch.equal(mine, scores(model, batch))
+
+
+def test_plain_weights_load_with_a_report(log):
+    upstream, model = plain(), toy_distilled()
+    before = {k: v.clone() for k, v in model.distiller.state_dict().items()}
+    load_state_dict(model, upstream.state_dict(), strict=False)
+    batch, count = toy_batch(), len(upstream.state_dict())
+    assert torch.equal(scores(model, batch), scores(upstream, batch))
+    for name, value in model.distiller.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert (
+        f'Plain weights: {count} of {count} tensors of the student loaded; none left '
+        'over. The distiller keeps its initialisation.'
+    ) in log.text
+
+
+def test_pretrained_init_cfg_of_the_student_loads_plain_weights(tmp_path, log):
+    upstream, path = plain(), tmp_path / 'plain.pth'
+    torch.save(dict(state_dict=upstream.state_dict()), path)
+    student = toy_student_cfg()
+    student['init_cfg'] = dict(type='Pretrained', checkpoint=str(path))
+    model = distilled(student)
+    for name, value in upstream.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert 'tensors of the student loaded' in log.text
+
+
+def test_head_of_other_classes_may_differ_and_is_reported(log):
+    head = dict(type='LinearClsHead', num_classes=7, in_channels=64)
+    upstream, model = plain(head=head), toy_distilled()
+    kept = model.head.fc.weight.clone()
+    load_state_dict(model, upstream.state_dict(), strict=False)
+    count = len(model.state_dict()) - len(model.distiller.state_dict())
+    assert f'Plain weights: {count - 2} of {count} tensors' in log.text
+    assert 'head.fc.weight (7, 64) instead of (10, 64)' in log.text
+    assert torch.equal(model.head.fc.weight, kept)
+    assert torch.equal(model.backbone.conv1.weight, upstream.backbone.conv1.weight)
+
+
+@pytest.mark.parametrize('checkpoint', ['plain', 'distilled'])
+@pytest.mark.parametrize(
+    ('change', 'in_channels', 'names'),
+    [
+        (dict(depth=34), 64, r'unknown \(backbone.layer1.2.bn1.bias, .* and \d+ more'),
+        (dict(base_channels=16), 128, r'layer1.0.bn1.bias \(16,\) instead of \(8,\)'),
+    ],
+    ids=['resnet34', 'wider'],
+)
+def test_another_architecture_is_refused_with_names(
+    change, in_channels, names, checkpoint
+):
+    student = toy_student_cfg()
+    student['backbone'].update(change)
+    student['head']['in_channels'] = in_channels
+    other = plain(**student) if checkpoint == 'plain' else distilled(student)
+    model = toy_distilled()
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=names) as error:
+        load_state_dict(model, other.state_dict(), strict=False)
+    assert 'does not fit the backbone of ImageClassifier' in str(error.value)
+    assert 'change student.backbone' in str(error.value)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, kept[name]), name
+
+
+def test_a_shallower_backbone_is_refused_for_what_is_missing():
+    student = toy_student_cfg()
+    student['backbone'].update(depth=34)
+    model = distilled(student)
+    with pytest.raises(ValueError, match=r'missing \(backbone.layer1.2'):
+        load_state_dict(model, plain().state_dict(), strict=False)
+
+
+def test_as_self_teacher_predicts_with_the_self_teacher():
+    model, batch = trained(), toy_batch()
+    student = scores(model, batch)
+    with model.as_self_teacher():
+        teacher = scores(model, batch)
+    assert torch.equal(scores(model, batch), student)
+    self_teacher = model.distiller.self_teacher
+    with torch.no_grad():
+        feats = model.extract_feat(batch['inputs'], stage='backbone')
+        logits = self_teacher.twin.head(
+            self_teacher.twin.neck(self_teacher.neck(feats))
+        )
+    torch.testing.assert_close(teacher, logits.softmax(dim=1))
+    assert not torch.equal(teacher, student)
+
+
+def test_as_self_teacher_ends_with_an_error_too():
+    model = toy_distilled().eval()
+    with pytest.raises(TypeError), model.as_self_teacher():
+        model(None, [], mode='predict')
+    assert 'predict' not in vars(model)
+
+
+def test_as_self_teacher_needs_one(monkeypatch):
+    model = toy_distilled()
+    monkeypatch.delattr(type(model.distiller), 'predict')
+    with pytest.raises(TypeError, match='FRSKD has no self-teacher'):
+        model.as_self_teacher().__enter__()
+
+
+def test_a_distillers_construction_takes_no_random_numbers():
+    torch.manual_seed(8)
+    MODELS.build(toy_student_cfg())
+    expected = torch.rand(3)
+    torch.manual_seed(8)
+    MODELS.build(
+        dict(
+            type='frskd_mm.Distilled',
+            student=toy_student_cfg(),
+            distiller=toy_frskd_cfg(),
+        )
+    )
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_inputs_that_are_not_finite_are_named(value):
+    model, batch = toy_distilled(), toy_batch()
+    batch['inputs'][2, 0, 3, 4] = value
+    batch['data_samples'][2].set_metainfo(dict(img_path='train/0002.png'))
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r'image\(s\) \[2\] .*\(train/0002.png\)'):
+        model(**batch, mode='loss')
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, kept[name]), name
+
+
+@pytest.mark.parametrize('label', [-1, 10])
+def test_labels_out_of_range_are_named(label):
+    model, batch = toy_distilled(), toy_batch()
+    batch['data_samples'][1].set_gt_label(label)
+    batch['data_samples'][1].set_metainfo(dict(img_path='train/0001.png'))
+    with pytest.raises(
+        ValueError, match=rf'\[{label}\] of sample train/0001.png .*num_classes=10'
+    ):
+        model(**batch, mode='loss')
+
+
+def test_a_distilled_student_is_refused():
+    inner = dict(
+        type='frskd_mm.Distilled', student=toy_student_cfg(), distiller=toy_frskd_cfg()
+    )
+    with pytest.raises(TypeError, match='distilled already'):
+        MODELS.build({**inner, 'student': inner})
+
+
+def test_a_student_of_no_host_is_refused():
+    student = dict(type='frskd_mm.WideResNet')
+    with pytest.raises(TypeError, match='WideResNet is not a model of'):
+        distilled(student)

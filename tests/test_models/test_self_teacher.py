@@ -1,0 +1,120 @@
+"""What the self-teacher infers from the student."""
+
+import logging
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS
+from torch import nn
+from toys import toy_frskd_cfg, toy_student_cfg
+
+
+def build(student, **frskd):
+    neck = frskd.pop('neck', dict(type='frskd_mm.BiFPNc'))
+    cfg = {**toy_frskd_cfg(**frskd), 'neck': neck}
+    return MODELS.build(dict(type='frskd_mm.Distilled', student=student, distiller=cfg))
+
+
+def test_twin_is_the_students_rest_on_the_refined_channels():
+    self_teacher = build(toy_student_cfg()).distiller.self_teacher
+    assert self_teacher.neck.in_channels == [8, 16, 32, 64]
+    assert self_teacher.neck.out_channels == [16, 32, 64, 128]
+    twin = self_teacher.twin
+    assert type(twin).__name__ == 'ImageClassifier'
+    assert type(twin.backbone).__name__ == 'PassThrough'
+    assert not list(twin.backbone.parameters())
+    assert isinstance(twin.head.fc, nn.Linear)
+    assert twin.head.fc.weight.shape == (10, 128)
+
+
+@pytest.mark.parametrize('out_indices', [(2, 3), (1, 2, 3), (0, 3)])
+def test_levels_are_those_of_out_indices(out_indices):
+    student = toy_student_cfg()
+    student['backbone']['out_indices'] = out_indices
+    neck = build(student).distiller.self_teacher.neck
+    assert neck.in_channels == [8 * 2**i for i in out_indices]
+
+
+def test_bifpn_gives_the_twin_one_width():
+    neck = dict(type='frskd_mm.BiFPN', out_channels=24)
+    self_teacher = build(toy_student_cfg(), neck=neck).distiller.self_teacher
+    assert self_teacher.neck.out_channels == [24] * 4
+    assert self_teacher.twin.head.fc.weight.shape == (10, 24)
+
+
+def test_twin_settings_are_merged():
+    twin = dict(head=dict(loss=dict(loss_weight=0.5)))
+    self_teacher = build(toy_student_cfg(), twin=twin).distiller.self_teacher
+    assert self_teacher.twin.head.loss_module.loss_weight == 0.5
+    assert self_teacher.twin.head.fc.weight.shape == (10, 128)
+
+
+def test_what_was_inferred_is_printed(caplog):
+    logger = MMLogger.get_instance('self_teacher', log_level='INFO')
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO, logger='self_teacher')
+    build(toy_student_cfg())
+    logger.removeHandler(caplog.handler)
+    assert 'backbone maps (C, H, W) (8, 64, 64), (16, 32, 32)' in caplog.text
+    assert 'refined to [16, 32, 64, 128] channels by BiFPNc' in caplog.text
+    assert 'in_channels=128' in caplog.text
+
+
+def test_dry_forward_leaves_the_student_as_it_was():
+    torch.manual_seed(2)
+    upstream = MODELS.build(toy_student_cfg())
+    torch.manual_seed(2)
+    model = build(toy_student_cfg())
+    for name, value in upstream.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert all(module.training for module in model.modules())
+
+
+def test_dry_forward_keeps_frozen_parts_in_eval_mode():
+    student = toy_student_cfg(frozen_stages=1)
+    model = build(student)
+    assert not model.backbone.norm1.training
+    assert model.backbone.layer4.training
+
+
+def test_student_channels_may_be_given_when_they_agree():
+    neck = dict(type='frskd_mm.BiFPNc', in_channels=(8, 16, 32, 64))
+    build(toy_student_cfg(), neck=neck)
+
+
+@pytest.mark.parametrize('given', [[8, 16, 32], [8, 16, 32, 65]])
+def test_wrong_in_channels_are_refused(given):
+    neck = dict(type='frskd_mm.BiFPNc', in_channels=given)
+    with pytest.raises(ValueError, match=r'gives 4 maps with \[8, 16, 32, 64\]') as e:
+        build(toy_student_cfg(), neck=neck)
+    assert f'in_channels={given}' in str(e.value)
+    assert 'student.backbone.out_indices' in str(e.value)
+
+
+def test_too_few_out_indices_are_refused():
+    student = toy_student_cfg()
+    student['backbone']['out_indices'] = (3,)
+    with pytest.raises(ValueError, match=r'at least two feature maps.*out_indices=\(0'):
+        build(student)
+
+
+def test_maps_without_height_and_width_are_refused():
+    student = dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(
+            type='VisionTransformer',
+            arch=dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=8),
+            img_size=64,
+            patch_size=16,
+            out_indices=(0, 1),
+        ),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=8),
+    )
+    with pytest.raises(ValueError, match="out_type='featmap'"):
+        build(student)
+
+
+def test_unknown_source_is_refused():
+    with pytest.raises(ValueError, match="one of .*'backbone', 'neck'.* got 'head'"):
+        build(toy_student_cfg(), source='head')
