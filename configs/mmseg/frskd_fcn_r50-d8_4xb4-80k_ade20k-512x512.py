@@ -1,0 +1,11 @@
+# FRSKD on mmseg's FCN, recipe unchanged.
+_base_ = [
+    'mmseg::fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py',
+    '../_base_/frskd_seg.py',
+]
+model = dict(
+    _delete_=True,
+    type='frskd_mm.Distilled',
+    student=_base_.model,
+    distiller=_base_.distiller,
+)
