@@ -40,7 +40,8 @@ def find_last_stage(backbone: nn.Module, image: Tensor) -> str:
     modes = {module: module.training for module in backbone.modules()}
     try:
         with torch.no_grad(), isolated_rng():
-            last = F.relu(as_levels(backbone.eval()(image))[-1])
+            backbone.eval()
+            last = F.relu(as_levels(backbone(image))[-1])
     finally:
         for hook in hooks:
             hook.remove()

@@ -26,7 +26,8 @@ class FitNetLoss(BaseModule):
     At every level r is a 1x1 convolution without bias, BN and ReLU from c_i to
     d_i channels, and the loss sums over levels the mean over N * d_i * H * W of
     (r(F_i) - T_i)^2. It trains the student and the adapters. The teacher's
-    maps are detached here, and all is computed in fp32.
+    maps are detached here, and all is computed in the adapters' precision, fp32
+    whatever the autocast dtype.
 
     The paper trains one middle layer in a stage of its own; here, as in the
     source, all levels are trained together with the other terms.
@@ -80,8 +81,9 @@ class FitNetLoss(BaseModule):
         """
         check_levels(student_feats, teacher_feats)
         with full_precision(student_feats[0]):
+            dtype = next(self.parameters()).dtype
             loss = sum(
-                F.mse_loss(adapt(student.float()), teacher.detach().float())
+                F.mse_loss(adapt(student.to(dtype)), teacher.detach().to(dtype))
                 for adapt, student, teacher in zip(
                     self.adapters, student_feats, teacher_feats
                 )

@@ -55,7 +55,8 @@ class OverhaulLoss(BaseModule):
 
     and level i of n counts :math:`2^{-(n - i)}`. The value is a sum over
     d_i * H * W: retune ``loss_weight`` when the resolution changes. The
-    teacher's maps are detached here, and all is computed in fp32.
+    teacher's maps are detached here, and all is computed in the adapters'
+    precision, fp32 whatever the autocast dtype.
 
     The margin is the expectation of a channel's negative responses, by
 
@@ -138,8 +139,9 @@ class OverhaulLoss(BaseModule):
         """
         check_levels(student_feats, teacher_feats)
         with full_precision(student_feats[0]):
+            dtype = next(self.parameters()).dtype
             losses = [
-                self._level_loss(level, student.float(), teacher.detach().float())
+                self._level_loss(level, student.to(dtype), teacher.detach().to(dtype))
                 for level, (student, teacher) in enumerate(
                     zip(student_feats, teacher_feats)
                 )

@@ -1,0 +1,256 @@
+"""Distillation from a pretrained teacher."""
+
+import pickle
+from copy import deepcopy
+
+import pytest
+import reference
+import torch
+from distiller_checks import (
+    assert_all_parameters_are_trained,
+    assert_leaves_a_plain_student,
+    toy_model,
+    trained_parts,
+)
+from mmengine.model import ExponentialMovingAverage
+from mmengine.registry import MODELS
+from toys import toy_batch, toy_frskd_cfg, toy_student_cfg
+
+PARTS = {
+    'backbone.': 'backbone',
+    'head.': 'student_head',
+    'distiller.feature_loss.': 'adapters',
+}
+FEATURE_TERMS = {
+    'loss_at': dict(type='frskd_mm.AttentionTransferLoss'),
+    'loss_fitnet': dict(type='frskd_mm.FitNetLoss'),
+    'loss_overhaul': dict(type='frskd_mm.OverhaulLoss', margin='batch'),
+}
+
+
+def teacher_cfg(num_classes=10, out_indices=(0, 1, 2, 3)):
+    """Twice as wide as the student."""
+    cfg = toy_student_cfg(num_classes)
+    cfg['backbone'].update(base_channels=16, out_indices=out_indices)
+    cfg['head']['in_channels'] = 128
+    return cfg
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Weights of a teacher that has seen some images, as the runner saves them."""
+    teacher = MODELS.build(teacher_cfg())
+    for _ in range(3):
+        teacher(**toy_batch(), mode='loss')
+    path = tmp_path / 'teacher.pth'
+    torch.save(dict(meta={}, state_dict=teacher.state_dict()), path)
+    return str(path)
+
+
+def distiller_cfg(checkpoint, **kwargs):
+    return dict(
+        type='frskd_mm.PretrainedTeacher',
+        **{
+            'teacher': teacher_cfg(),
+            'checkpoint': checkpoint,
+            'soft_label': dict(
+                type='frskd_mm.SoftLabelLoss', temperature=4.0, loss_weight=0.9
+            ),
+            **kwargs,
+        },
+    )
+
+
+def loaded_teacher(checkpoint):
+    teacher = MODELS.build(teacher_cfg())
+    teacher.load_state_dict(torch.load(checkpoint)['state_dict'])
+    return teacher.eval()
+
+
+def test_terms_equal_the_equations(checkpoint):
+    model = toy_model(
+        distiller_cfg(
+            checkpoint,
+            student_loss_weight=0.1,
+            feature_loss=dict(type='frskd_mm.AttentionTransferLoss', loss_weight=70.0),
+        )
+    )
+    batch, teacher = toy_batch(), loaded_teacher(checkpoint)
+    labels = [sample.gt_label.item() for sample in batch['data_samples']]
+    losses = model(**batch, mode='loss')
+    feats, teacher_feats = (one.backbone(batch['inputs']) for one in (model, teacher))
+    z_s, z_t = (
+        reference.classify(maps[-1], one.head.fc.weight, one.head.fc.bias)
+        for one, maps in ((model, feats), (teacher, teacher_feats))
+    )
+    expected = {
+        'student.loss': 0.1 * reference.cross_entropy(z_s, labels),
+        'loss_kd': 0.9 * reference.soft_label(z_s, z_t, 4.0),
+        'loss_at': 70.0 * reference.attention_transfer(feats, teacher_feats, 'mean'),
+    }
+    assert set(losses) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('term', FEATURE_TERMS)
+def test_each_term_trains_only_its_parts(term, checkpoint):
+    model = toy_model(distiller_cfg(checkpoint, feature_loss=FEATURE_TERMS[term]))
+    student = {'backbone', 'student_head'}
+    assert trained_parts(model, 'student.loss', PARTS) == student
+    assert trained_parts(model, 'loss_kd', PARTS) == student
+    adapters = set() if term == 'loss_at' else {'adapters'}
+    assert trained_parts(model, term, PARTS) == {'backbone'} | adapters
+
+
+@pytest.mark.parametrize('term', [None, *FEATURE_TERMS])
+def test_every_parameter_is_trained_and_the_student_is_plain(term, checkpoint):
+    model = toy_model(distiller_cfg(checkpoint, feature_loss=FEATURE_TERMS.get(term)))
+    assert_all_parameters_are_trained(model)
+    assert_leaves_a_plain_student(model)
+
+
+def test_fitnet_and_overhaul_read_the_teachers_maps(checkpoint):
+    batch, teacher = toy_batch(), loaded_teacher(checkpoint)
+    model = toy_model(
+        distiller_cfg(checkpoint, feature_loss=FEATURE_TERMS['loss_fitnet'])
+    )
+    value = model(**batch, mode='loss')['loss_fitnet']
+    feats, targets = (one.backbone(batch['inputs']) for one in (model, teacher))
+    expected = sum(
+        100 * ((adapt(feat) - target) ** 2).mean()
+        for adapt, feat, target in zip(
+            model.distiller.feature_loss.adapters, feats, targets
+        )
+    )
+    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+
+    model = toy_model(
+        distiller_cfg(checkpoint, feature_loss=FEATURE_TERMS['loss_overhaul'])
+    )
+    seen = {}
+    model.distiller.feature_loss.register_forward_pre_hook(
+        lambda module, args: seen.update(student=args[0], teacher=args[1])
+    )
+    model(**batch, mode='loss')
+    for feats, wanted in (
+        (seen['student'], model.backbone(batch['inputs'])),
+        (seen['teacher'], targets),
+    ):
+        for preact, feat in zip(feats, wanted):
+            assert preact.min() < 0
+            torch.testing.assert_close(preact.relu(), feat)
+
+
+def test_the_teacher_is_frozen_in_eval_mode_and_not_saved(checkpoint):
+    model = toy_model(distiller_cfg(checkpoint))
+    teacher = model.distiller.teacher
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    model.train()
+    for _ in range(2):
+        optimizer.zero_grad()
+        total, _ = model.parse_losses(model(**toy_batch(), mode='loss'))
+        total.backward()
+        optimizer.step()
+    assert not any(module.training for module in teacher.modules())
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(param.grad is None for param in teacher.parameters())
+
+    own = {id(param) for param in teacher.parameters()}
+    assert not own & {id(param) for param in model.parameters()}
+    assert not any(key.startswith('distiller.') for key in model.state_dict())
+
+
+def test_the_teacher_moves_with_the_model(checkpoint):
+    model = toy_model(distiller_cfg(checkpoint))
+    model.double()
+    assert all(
+        param.dtype == torch.float64 for param in model.distiller.teacher.parameters()
+    )
+    model.to('meta')
+    assert all(param.is_meta for param in model.distiller.teacher.parameters())
+
+
+def test_copies_share_the_teacher(checkpoint):
+    model = toy_model(distiller_cfg(checkpoint))
+    for copy in (deepcopy(model), ExponentialMovingAverage(model).module):
+        assert copy.distiller.teacher is model.distiller.teacher
+        assert copy.backbone is not model.backbone
+    again = pickle.loads(pickle.dumps(model))
+    batch = toy_batch()
+    for name, value in model(**batch, mode='loss').items():
+        torch.testing.assert_close(again(**batch, mode='loss')[name], value)
+
+
+def test_teacher_by_config_file_and_distilled_checkpoint(tmp_path, checkpoint):
+    """The student of a distilled model can be the teacher."""
+    weights = torch.load(checkpoint)['state_dict']
+    weights['distiller.some.weight'] = torch.zeros(1)
+    path = tmp_path / 'distilled.pth'
+    torch.save(dict(state_dict=weights), path)
+    config = tmp_path / 'teacher.py'
+    config.write_text(
+        f'model = dict(type="frskd_mm.Distilled", student={teacher_cfg()!r}, '
+        f'distiller={toy_frskd_cfg()!r})'
+    )
+    model = toy_model(distiller_cfg(str(path), teacher=str(config)))
+    expected = loaded_teacher(checkpoint).state_dict()
+    for name, value in model.distiller.teacher.state_dict().items():
+        assert torch.equal(value, expected[name])
+
+
+def test_while_the_schedule_is_zero_only_the_labels_teach(checkpoint):
+    model = toy_model(
+        distiller_cfg(
+            checkpoint,
+            feature_loss=FEATURE_TERMS['loss_at'],
+            weight_schedule=dict(begin=2),
+        )
+    )
+    assert set(model(**toy_batch(), mode='loss')) == {'student.loss'}
+
+
+def test_building_needs_no_checkpoint_but_training_does(tmp_path):
+    cfg = dict(
+        type='frskd_mm.Distilled',
+        student=toy_student_cfg(),
+        distiller=distiller_cfg(str(tmp_path / 'missing.pth')),
+    )
+    model = MODELS.build(cfg)
+    with pytest.raises(RuntimeError, match='init_weights'):
+        model(**toy_batch(), mode='loss')
+    with pytest.raises(FileNotFoundError, match='missing.pth. Train the teacher'):
+        model.init_weights()
+
+
+def test_no_checkpoint_named():
+    with pytest.raises(ValueError, match='distiller.checkpoint='):
+        toy_model(distiller_cfg(''))
+
+
+def test_checkpoint_of_another_architecture(tmp_path):
+    path = tmp_path / 'other.pth'
+    torch.save(dict(state_dict=MODELS.build(toy_student_cfg()).state_dict()), path)
+    with pytest.raises(ValueError, match='does not fit the config of the teacher'):
+        toy_model(distiller_cfg(str(path)))
+
+
+def test_classes_differ(checkpoint):
+    with pytest.raises(ValueError, match='student has 10 classes and the teacher 7'):
+        toy_model(distiller_cfg(checkpoint, teacher=teacher_cfg(num_classes=7)))
+
+
+def test_levels_do_not_pair_up(checkpoint):
+    cfg = distiller_cfg(checkpoint, teacher=teacher_cfg(out_indices=(2, 3)))
+    toy_model(cfg)  # logits alone need no pairs
+    cfg['feature_loss'] = FEATURE_TERMS['loss_at']
+    with pytest.raises(ValueError, match='Set out_indices'):
+        toy_model(cfg)
+
+
+def test_overhaul_needs_the_batch_margin(checkpoint):
+    cfg = distiller_cfg(checkpoint, feature_loss=dict(type='frskd_mm.OverhaulLoss'))
+    with pytest.raises(ValueError, match="margin='batch'"):
+        toy_model(cfg)

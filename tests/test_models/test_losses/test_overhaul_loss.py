@@ -1,0 +1,161 @@
+"""The overhaul loss against its equation, its margins, and its limits."""
+
+import math
+
+import pytest
+import reference
+import torch
+from torch import nn
+
+from frskd_mm.models.losses import OverhaulLoss
+from frskd_mm.models.losses.overhaul_loss import margin_of_norm
+
+LEVELS = [(3, 4, 5, 6, 5), (3, 6, 2, 3, 3), (3, 2, 3, 2, 1)]
+
+
+def feats_of():
+    student = [torch.randn(n, c, h, w) for n, c, _, h, w in LEVELS]
+    teacher = [torch.randn(n, d, h, w) for n, _, d, h, w in LEVELS]
+    return [f.requires_grad_() for f in student], [t.requires_grad_() for t in teacher]
+
+
+def build(norms=None, **kwargs):
+    loss = OverhaulLoss(
+        [c for _, c, *_ in LEVELS],
+        [d for *_, d, _, _ in LEVELS],
+        teacher_norms=norms,
+        **kwargs,
+    )
+    loss.init_weights()
+    return loss
+
+
+def fresh_norms():
+    return [nn.BatchNorm2d(d) for *_, d, _, _ in LEVELS]
+
+
+def plain(loss, student, teacher, margins):
+    """The partial distance, value by value."""
+    total, n = 0, len(student)
+    for i, (f, t) in enumerate(zip(student, teacher), start=1):
+        norm = loss.adapters[i - 1][1]
+        source = reference.batch_norm(
+            reference.conv1x1(f, loss.adapters[i - 1][0].weight),
+            reference.Norm(norm.weight, norm.bias, norm.running_mean, norm.running_var),
+            training=True,
+        )
+        level = 0
+        for sample in range(len(f)):
+            for channel in range(t.shape[1]):
+                pairs = zip(
+                    source[sample, channel].flatten(),
+                    t[sample, channel].detach().flatten(),
+                )
+                for s, value in pairs:
+                    target = max(value, margins[i - 1][channel])
+                    if not s <= target <= 0:
+                        level = level + (s - target) ** 2
+        total = total + level / len(f) / 2 ** (n - i)
+    return total
+
+
+def negative_mean(feat):
+    return [channel[channel < 0].mean() for channel in feat.detach().transpose(0, 1)]
+
+
+@pytest.mark.parametrize('margin', ['norm', 'batch'])
+def test_equals_the_equation(margin):
+    student, teacher = feats_of()
+    norms = fresh_norms() if margin == 'norm' else None
+    loss = build(norms, loss_weight=0.5, margin=margin)
+    margins = (
+        [[torch.tensor(-math.sqrt(2 / math.pi))] * d for *_, d, _, _ in LEVELS]
+        if margin == 'norm'
+        else [negative_mean(feat) for feat in teacher]
+    )
+    value = loss(student, teacher)
+    expected = 0.5 * plain(loss, student, teacher, margins)
+    assert value.item() > 0
+    torch.testing.assert_close(value, expected)
+    wanted = [*student, *loss.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad(value, wanted),
+        torch.autograd.grad(expected, wanted),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    ('weight', 'bias'), [(1.0, 0.0), (2.0, 0.5), (-0.7, -1.0), (1.0, -4.0)]
+)
+def test_margin_is_the_expected_negative_response(weight, bias):
+    """Against numbers that the norm would give."""
+    norm = nn.BatchNorm2d(1)
+    with torch.no_grad():
+        norm.weight.fill_(weight)
+        norm.bias.fill_(bias)
+    values = bias + abs(weight) * torch.randn(400_000)
+    expected = values[values < 0].mean().item()
+    assert margin_of_norm(norm).item() == pytest.approx(expected, abs=0.02)
+
+
+def test_margin_without_negative_responses():
+    norm = nn.BatchNorm2d(2)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([0.5, 0.0]))
+        norm.bias.copy_(torch.tensor([4.0, 0.0]))
+    margin = margin_of_norm(norm)
+    assert margin[0].item() == pytest.approx(-1.5)
+    assert abs(margin[1].item()) < 1e-6
+
+
+def test_margins_are_saved_and_do_not_follow_the_norms():
+    norms = fresh_norms()
+    loss = build(norms)
+    with torch.no_grad():
+        norms[0].bias.fill_(3.0)
+    assert 'margin_0' in loss.state_dict()
+    torch.testing.assert_close(
+        loss.margin_0, torch.full_like(loss.margin_0, -math.sqrt(2 / math.pi))
+    )
+
+
+def test_trains_student_and_adapters_but_not_the_teacher():
+    student, teacher = feats_of()
+    loss = build(fresh_norms())
+    loss(student, teacher).backward()
+    assert all(feat.grad.abs().sum() > 0 for feat in student)
+    assert all(param.grad is not None for param in loss.parameters())
+    assert all(feat.grad is None for feat in teacher)
+
+
+def test_what_is_negative_enough_costs_nothing():
+    student, _ = feats_of()
+    loss = build(margin='batch')
+    with torch.no_grad():  # the adapted maps are below -1, the teacher's above
+        for adapt in loss.adapters:
+            adapt[1].weight.fill_(0.01)
+            adapt[1].bias.fill_(-2.0)
+    teacher = [torch.full((n, d, h, w), -1.0) for n, _, d, h, w in LEVELS]
+    value = loss(student, teacher)
+    value.backward()
+    assert value.item() == 0
+    assert all(param.grad.abs().sum() == 0 for param in loss.parameters())
+
+
+def test_a_shallower_level_counts_half():
+    feats = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    loss = OverhaulLoss([3, 3], [3, 3], loss_weight=1.0, margin='batch')
+    loss.adapters[1].load_state_dict(loss.adapters[0].state_dict())
+    both = loss([feats[0]] * 2, [feats[1]] * 2)
+    one = OverhaulLoss([3], [3], loss_weight=1.0, margin='batch')
+    one.adapters[0].load_state_dict(loss.adapters[0].state_dict())
+    torch.testing.assert_close(both, 1.5 * one([feats[0]], [feats[1]]))
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="margin must be one of .*'median'"):
+        build(margin='median')
+    with pytest.raises(ValueError, match="Set margin='batch'"):
+        build(norms=None)

@@ -1,0 +1,62 @@
+"""Maps before their ReLU, found without changing the model."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import nn
+from toys import toy_student_cfg
+
+from frskd_mm.utils.preactivation import PreactRecorder, ReLUInputs
+
+
+@pytest.mark.parametrize(
+    'relu',
+    [
+        nn.ReLU(),
+        nn.ReLU(inplace=True),
+        F.relu,
+        torch.relu,
+        torch.relu_,
+        lambda x: x.relu(),
+        lambda x: x.relu_(),
+        lambda x: F.relu(input=x),
+    ],
+)
+def test_every_relu_is_seen(relu):
+    weight = torch.tensor([1.0], requires_grad=True)
+    x = torch.tensor([-2.0, 0.0, 3.0])
+    with ReLUInputs() as inputs:
+        output = relu(x * weight)
+    assert output.tolist() == [0, 0, 3]
+    before = inputs.of(output)
+    assert before.tolist() == [-2, 0, 3]
+    before.sum().backward()
+    assert weight.grad.item() == 1
+
+
+def test_a_map_that_no_relu_made_is_returned_as_it_is():
+    x = torch.randn(3)
+    with ReLUInputs() as inputs:
+        output = torch.sigmoid(x)
+    assert inputs.of((output,))[0] is output
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_maps_of_a_backbone(training):
+    """Every level of ResNet ends with an in-place ReLU."""
+    backbone = MODELS.build(toy_student_cfg()['backbone'] | {'_scope_': 'mmpretrain'})
+    backbone.train(training)
+    image = torch.randn(2, 3, 16, 16)
+    expected = backbone(image)
+    with PreactRecorder({'feats': (backbone, 'forward')}) as record:
+        backbone(image)
+    assert len(record.last('preacts')) == 4
+    for feat, preact, plain in zip(
+        record.last('feats'), record.last('preacts'), expected
+    ):
+        assert preact.min() < 0
+        assert torch.equal(preact.relu(), feat)
+        if not training:
+            assert torch.equal(feat, plain)
+    assert 'forward' not in backbone.__dict__
