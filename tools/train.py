@@ -6,7 +6,7 @@ import os
 from mmengine.config import DictAction
 
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
-from frskd_mm.engine import configure_run, load_config, resolve_work_dir, train
+from frskd_mm.engine import configure_run, load_config, resolve_work_dir, train, wrap
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,6 +37,12 @@ def parse_args() -> argparse.Namespace:
         help='replace config values: key=value, nested keys with dots',
     )
     parser.add_argument(
+        '--method',
+        help="train with this method: 'none' for the plain model, 'frskd', 'frskd-f' "
+        '(soft labels only), or another file of configs/_base_/methods; by default '
+        'the config is taken as it is',
+    )
+    parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
     )
     # torch.distributed.launch passes it in one spelling or the other.
@@ -50,10 +56,14 @@ def main() -> None:
     """Read the config, apply the options, train."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
+    name = args.config
+    if args.method is not None:
+        cfg = wrap(cfg, args.method)
+        name = cfg.filename
     train(
         configure_run(
             cfg,
-            work_dir=resolve_work_dir(cfg, args.config, args.work_dir),
+            work_dir=resolve_work_dir(cfg, name, args.work_dir),
             launcher=args.launcher,
             resume=args.resume,
             amp=args.amp,

@@ -3,13 +3,16 @@
 from .config import configure_run, load_config, resolve_work_dir
 from .export import export_student, student_config
 from .runs import evaluate, train
+from .wrap import method_names, wrap
 
 __all__ = [
     'configure_run',
     'evaluate',
     'export_student',
     'load_config',
+    'method_names',
     'resolve_work_dir',
     'student_config',
     'train',
+    'wrap',
 ]

@@ -28,6 +28,8 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
 
     #: Whether the method needs one label and one score vector an image.
     classification_only = False
+    #: Whether the method reads several feature maps of the student.
+    reads_levels = False
 
     def __init__(self, student: BaseModel) -> None:
         super().__init__()

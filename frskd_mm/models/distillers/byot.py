@@ -107,6 +107,8 @@ class BYOT(BaseDistiller):
             unknown.
     """
 
+    reads_levels = True
+
     def __init__(
         self,
         student: BaseModel,

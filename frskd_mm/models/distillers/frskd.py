@@ -6,6 +6,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from frskd_mm.models.losses.feature_loss import build_feature_loss, compares_preacts
 from frskd_mm.models.self_teacher import SelfTeacher
 from frskd_mm.models.tasks.base import as_levels
 from frskd_mm.registry import MODELS
@@ -43,8 +44,9 @@ class FRSKD(BaseDistiller):
         neck (dict): Refining neck. ``in_channels`` is inferred by a dry
             forward of the student unless it is given.
         soft_label (dict): L_KD; its ``loss_weight`` is alpha.
-        feature_loss (dict): L_F; its ``loss_weight`` is beta. With beta = 0,
-            FRSKD without features (FRSKD\F), no attention map is computed.
+        feature_loss (dict): L_F, ``AttentionTransferLoss``, ``FitNetLoss`` or
+            ``OverhaulLoss``; its ``loss_weight`` is beta. With beta = 0, FRSKD
+            without features (FRSKD\F), it is not computed.
         detach_inputs (bool): True, the method's description, stops the
             gradients of the self-teacher's task loss at F. False, the authors'
             code, lets them train the student's backbone. Defaults to True.
@@ -61,6 +63,8 @@ class FRSKD(BaseDistiller):
     Raises:
         ValueError: If neck and student do not fit.
     """
+
+    reads_levels = True
 
     def __init__(
         self,
@@ -81,13 +85,20 @@ class FRSKD(BaseDistiller):
         self.detach_inputs = detach_inputs
         self.self_teacher_loss_weight = self_teacher_loss_weight
         self.soft_label = MODELS.build(soft_label)
-        self.feature_loss = MODELS.build(feature_loss)
         self.weight_schedule = MODELS.build(
             {'type': 'frskd_mm.WeightSchedule', **(weight_schedule or {})}
         )
         self.self_teacher = SelfTeacher(
             self.task, student, student_cfg, neck, self.source, twin, input_size
         )
+        neck = self.self_teacher.neck
+        self.feature_loss = build_feature_loss(
+            feature_loss,
+            in_channels=neck.in_channels,
+            out_channels=neck.out_channels,
+            teacher_norms=getattr(neck, 'output_norms', None),
+        )
+        self.preact = compares_preacts(self.feature_loss)
         if not self.is_active:
             # DistributedDataParallel would wait for gradients that never come.
             self.requires_grad_(False)
@@ -111,14 +122,16 @@ class FRSKD(BaseDistiller):
         data_samples: Sequence[Any],
     ) -> Dict[str, Tensor]:
         """Compute the four terms, see :class:`BaseDistiller`."""
-        with self.task.record(student, self.source) as student_outputs:
+        with self.task.record(student, self.source, self.preact) as student_outputs:
             losses = name_student_loss(student_loss(inputs, data_samples))
         if not self.is_active:
             return losses
         feats = as_levels(student_outputs.last('feats'))
 
-        refined = self.self_teacher.refine(feats, detach=self.detach_inputs)
+        with self.self_teacher.record_neck(self.preact) as neck_outputs:
+            refined = self.self_teacher.refine(feats, detach=self.detach_inputs)
         twin = self.self_teacher.twin
+        self.self_teacher.follow_switches(student)
         with self.task.record_twin(twin, student_outputs) as teacher_outputs:
             teacher_losses = twin.loss(refined, data_samples)
         losses.update(
@@ -133,8 +146,16 @@ class FRSKD(BaseDistiller):
                 self.soft_label, student, student_outputs, teacher_outputs, data_samples
             )
         if term_acts(self.feature_loss, schedule):
-            losses[self.feature_loss.loss_name] = schedule * self.feature_loss(
-                feats, refined
+            maps = 'preacts' if self.preact else 'feats'
+            losses[self.feature_loss.loss_name] = (
+                schedule
+                * self.task.apply_feature_loss(
+                    self.feature_loss,
+                    as_levels(student_outputs.last(maps)),
+                    neck_outputs.last(maps),
+                    teacher_outputs,
+                    data_samples,
+                )
             )
         losses.update(self.task.metrics(student_outputs, teacher_outputs, data_samples))
         return losses
@@ -143,8 +164,6 @@ class FRSKD(BaseDistiller):
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Any:
         """Predict with the self-teacher, in the host library's form."""
-        with self.task.record(student, self.source) as student_outputs:
-            student.extract_feat(inputs)
-        return self.self_teacher.predict(
-            as_levels(student_outputs.last('feats')), data_samples
+        return self.task.predict(
+            student, self.source, self.self_teacher, inputs, data_samples
         )

@@ -68,6 +68,8 @@ class SAD(BaseDistiller):
         ValueError: If the backbone gives a single level.
     """
 
+    reads_levels = True
+
     def __init__(
         self,
         student: BaseModel,

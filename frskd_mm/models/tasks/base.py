@@ -8,10 +8,15 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from frskd_mm.utils.preactivation import PreactRecorder
 from frskd_mm.utils.random import isolated_rng
 from frskd_mm.utils.recorder import Recorder, Target
 
 SOURCES = ('backbone', 'neck')
+
+
+class DryForwardError(ValueError):
+    """A student cannot take the image of the dry forward."""
 
 
 class Task(ABC):
@@ -62,6 +67,7 @@ class Task(ABC):
             list[tuple[int, ...]]: (C, H, W) a level, fine to coarse.
 
         Raises:
+            DryForwardError: If the student cannot run an image of this size.
             ValueError: If the source does not give (N, C, H, W) maps.
         """
         height, width = input_size or self.input_size
@@ -72,16 +78,23 @@ class Task(ABC):
             student.eval()
             with torch.no_grad(), isolated_rng(), Recorder(targets) as record:
                 student.extract_feat(image)
+        except Exception as error:
+            raise DryForwardError(
+                f'{type(student).__name__} does not run on an image of '
+                f'{height}x{width}: {type(error).__name__}: {error} Set '
+                "input_size=(height, width) in the distiller to the training images'."
+            ) from error
         finally:
             for module, mode in modes.items():
                 module.training = mode
         feats = as_levels(record.last('feats'))
+        module = targets['feats'][0]
         for level, feat in enumerate(feats):
             if feat.dim() != 4:
                 raise ValueError(
-                    f'Level {level} of the {source} has shape {tuple(feat.shape)}, '
-                    'but only (N, C, H, W) maps can be refined. Transformer '
-                    "backbones of mmpretrain need out_type='featmap'."
+                    f'Level {level} of the {source} ({type(module).__name__}) has '
+                    f'shape {tuple(feat.shape)}, but only (N, C, H, W) maps can be '
+                    f'refined. {_maps_advice(module)}'
                 )
         return [tuple(feat.shape[1:]) for feat in feats]
 
@@ -102,14 +115,35 @@ class Task(ABC):
             out_channels: The refined maps' channels d_i.
         """
 
+    def coarsest_read(
+        self, student_cfg: ConfigDict, source: str, num_levels: int
+    ) -> int:
+        """Return the coarsest level of the source that the twin reads.
+
+        Refined levels beyond it never get a gradient from the twin's loss.
+
+        Args:
+            student_cfg: The student's own config.
+            source: 'backbone' or 'neck'.
+            num_levels: How many maps the source gives.
+        """
+        return num_levels - 1
+
     @abstractmethod
     def output_targets(self, model: nn.Module) -> Dict[str, Target]:
         """Return the methods whose outputs soft labels compare, by name."""
 
-    def record(self, student: nn.Module, source: str) -> Recorder:
-        """Return a recorder of the student's features ('feats') and outputs."""
+    def record(self, student: nn.Module, source: str, preact: bool = False) -> Recorder:
+        """Return a recorder of the student's features ('feats') and outputs.
+
+        Args:
+            student: The model.
+            source: 'backbone' or 'neck'.
+            preact: Record also the features before their ReLU ('preacts').
+        """
         feats = (self.source_module(student, source), 'forward')
-        return Recorder({'feats': feats, **self.output_targets(student)})
+        recorder = PreactRecorder if preact else Recorder
+        return recorder({'feats': feats, **self.output_targets(student)})
 
     def record_twin(self, twin: nn.Module, student_outputs: Recorder) -> Recorder:
         """Return a recorder of the twin's outputs.
@@ -132,6 +166,32 @@ class Task(ABC):
     ) -> Tensor:
         """Apply ``loss`` to the recorded outputs of student and twin."""
 
+    def predict(
+        self,
+        student: BaseModel,
+        source: str,
+        self_teacher: nn.Module,
+        inputs: Tensor,
+        data_samples: Sequence[Any],
+    ) -> Any:
+        """Predict with the self-teacher, in the host library's form."""
+        with self.record(student, source) as student_outputs:
+            student.extract_feat(inputs)
+        return self_teacher.predict(
+            as_levels(student_outputs.last('feats')), data_samples
+        )
+
+    def apply_feature_loss(
+        self,
+        loss: nn.Module,
+        student_feats: Sequence[Tensor],
+        teacher_feats: Sequence[Tensor],
+        teacher_outputs: Recorder,
+        data_samples: Sequence[Any],
+    ) -> Tensor:
+        """Apply ``loss`` to the student's and the refined maps."""
+        return loss(student_feats, teacher_feats)
+
     def metrics(
         self,
         student_outputs: Recorder,
@@ -144,6 +204,24 @@ class Task(ABC):
     def check_labels(self, student: nn.Module, data_samples: Sequence[Any]) -> None:
         """Raise ``ValueError`` for labels that the head cannot have."""
         return None
+
+
+def _maps_advice(module: nn.Module) -> str:
+    """Say how a backbone that gives vectors or tokens is made to give maps."""
+    pool = (
+        " and pool them afterwards: neck=dict(type='GlobalAveragePooling') and a "
+        'LinearClsHead.'
+    )
+    if hasattr(module, 'out_type'):
+        return f"Set out_type='featmap' of the backbone{pool}"
+    if hasattr(module, 'gap_before_final_norm'):
+        return f'Set gap_before_final_norm=False of the backbone{pool}'
+    if getattr(module, 'num_classes', 0) > 0:
+        return (
+            'It contains the classifier: set num_classes=-1 of the backbone to get '
+            f'its maps{pool}'
+        )
+    return 'Distil with a method that reads logits alone, or use another backbone.'
 
 
 def as_levels(feats: Any) -> Tuple[Tensor, ...]:

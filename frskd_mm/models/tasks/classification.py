@@ -31,7 +31,17 @@ class ClassificationTask(Task):
         cfg.backbone = dict(type='frskd_mm.PassThrough')
         if source == 'neck':
             cfg.neck = None
-        reader = cfg.neck if cfg.get('neck') and 'in_channels' in cfg.neck else cfg.head
+        necks = cfg.get('neck') or []
+        necks = necks if isinstance(necks, (list, tuple)) else [necks]
+        reader = next(
+            (part for part in [*necks, cfg.head] if 'in_channels' in part), None
+        )
+        if reader is None:
+            raise ValueError(
+                f'The head {cfg.head.type} names no in_channels that could be set to '
+                'the refined ones. Use a LinearClsHead, or set the twin by hand: '
+                "the distiller's twin=dict(...)."
+            )
         rewire(reader, in_channels, out_channels)
         return cfg
 

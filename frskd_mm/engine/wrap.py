@@ -1,0 +1,247 @@
+"""Turning any upstream config into one that trains with a method."""
+
+import os.path as osp
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
+
+import frskd_mm
+from frskd_mm.models.tasks import (
+    ClassificationTask,
+    DetectionTask,
+    SegmentationTask,
+    Task,
+    task_of,
+)
+from frskd_mm.models.tasks.base import DryForwardError
+from frskd_mm.registry import MODELS
+from frskd_mm.utils.random import isolated_rng
+
+PLAIN = 'none'
+#: How the method files name the tasks.
+TASK_NAMES = {ClassificationTask: 'cls', DetectionTask: 'det', SegmentationTask: 'seg'}
+MAX_LEVELS = 4
+#: Tried where a backbone cannot take the small image of the dry forward.
+IMAGENET_SIZE = (224, 224)
+
+
+def wrap(
+    cfg: Config, method: str = 'frskd', distiller: Optional[Dict[str, Any]] = None
+) -> Config:
+    """Let a host library's config train with a self-distillation method.
+
+    The model becomes ``frskd_mm.Distilled`` around the model of the config.
+    The rest of the config stays as it is. A classifier whose backbone returns
+    its last map alone is asked for several where the method reads several.
+
+    A method is a file ``configs/_base_/methods/NAME_TASK.py``, TASK being cls,
+    det or seg, or ``NAME.py`` for all of them. It holds ``distiller``; if the
+    method needs other batches also ``dataset_wrapper``, the config of a data
+    set around the training set. Whatever else it holds is merged into the
+    config.
+
+    Args:
+        cfg: Config of mmpretrain, mmseg or mmdet, or one's own of that form;
+            left as it is. If its model has a ``distiller``, as
+            ``--cfg-options model.distiller.neck.width=1`` makes one, these
+            settings are merged into the method's.
+        method: Name of a method, or 'none' for the plain model.
+        distiller: More settings to merge into the method's.
+
+    Returns:
+        Config: Complete on its own; with 'none' the given one.
+
+    Raises:
+        ValueError: If the method is unknown for the task, the config has no
+            model or a distilled one, or the backbone does not give the maps
+            that the method reads.
+
+    Example:
+        >>> cfg = load_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+        >>> cfg.work_dir = 'work_dirs/retinanet'
+        >>> train(wrap(cfg, 'frskd', distiller=dict(neck=dict(width=2))))
+    """
+    if method == PLAIN:
+        return cfg
+    if not isinstance(cfg.get('model'), dict) or 'type' not in cfg.model:
+        raise ValueError(
+            f'{cfg.filename or "The config"} has no model=dict(type=...) to distil. '
+            'Is it one of the files that others inherit?'
+        )
+    if cfg.model.type == 'frskd_mm.Distilled':
+        raise ValueError(
+            'The model of the config is distilled already. Leave --method out, or '
+            'give the config of its plain student.'
+        )
+    cfg = deepcopy(cfg)
+    student = deepcopy(cfg.model)
+    given = student.pop('distiller', {})
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), isolated_rng():
+        built = _build(student, cfg)
+        task = task_of(built)
+        settings = _read_method(method, TASK_NAMES[type(task)])
+        settings.merge_from_dict(dict(distiller=given))
+        settings.merge_from_dict(dict(distiller=distiller or {}))
+        chosen = settings._cfg_dict.pop('distiller')
+        reads_levels = getattr(MODELS.get(chosen.type), 'reads_levels', False)
+        if reads_levels and isinstance(task, ClassificationTask):
+            input_size = _choose_input_size(task, built, chosen)
+            _ask_for_levels(task, student, built, cfg, input_size)
+    cfg.model = dict(type='frskd_mm.Distilled', student=student, distiller=chosen)
+    wrapper = settings._cfg_dict.pop('dataset_wrapper', None)
+    if wrapper is not None:
+        loader = cfg.train_dataloader
+        loader.dataset = dict(**wrapper, dataset=loader.dataset)
+    cfg.merge_from_dict(settings._cfg_dict.to_dict())
+    imports = cfg.get('custom_imports') or dict(imports=[])
+    imports['imports'] = [*_as_list(imports['imports']), 'frskd_mm']
+    cfg.custom_imports = imports
+    name = osp.basename(cfg.filename or f'{built.__class__.__name__.lower()}.py')
+    # The runner writes the config into the work directory under this name.
+    object.__setattr__(cfg, '_filename', f'{method}_{name}')
+    return cfg
+
+
+def method_names(task: str) -> List[str]:
+    """Return the methods for a task, 'cls', 'det' or 'seg', sorted."""
+    return sorted(_method_files(task))
+
+
+def _method_files(task: str) -> Dict[str, str]:
+    """Return the files of the methods for a task, by the method's name."""
+    folder = Path(frskd_mm.__file__).parent / '.mim' / 'configs' / '_base_' / 'methods'
+    files = {}
+    for path in folder.glob('*.py'):
+        name, _, ending = path.stem.rpartition('_')
+        if ending == task:
+            files[name] = str(path)
+        elif ending not in TASK_NAMES.values():
+            files[path.stem] = str(path)
+    return files
+
+
+def _read_method(method: str, task: str) -> Config:
+    files = _method_files(task)
+    if method not in files:
+        raise ValueError(
+            f'There is no method {method!r} for this task ({task}). There are: '
+            f'{", ".join([PLAIN, *sorted(files)])}.'
+        )
+    return Config.fromfile(files[method])
+
+
+def _build(student: ConfigDict, cfg: Config) -> BaseModel:
+    """Build a student as ``Distilled`` will."""
+    student = deepcopy(student)
+    if cfg.get('data_preprocessor'):
+        student.setdefault('data_preprocessor', deepcopy(cfg.data_preprocessor))
+    return MODELS.build(student)
+
+
+def _choose_input_size(
+    task: Task, built: BaseModel, distiller: ConfigDict
+) -> Tuple[int, int]:
+    """Return a size that the backbone takes; set it if it is not the default.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if 'input_size' in distiller:
+        return distiller.input_size
+    sizes = [task.input_size, IMAGENET_SIZE]
+    for size in sizes:
+        try:
+            task.feature_shapes(built, 'backbone', size)
+        except DryForwardError:
+            if size == sizes[-1]:
+                raise
+        else:
+            break
+    if size != task.input_size:
+        distiller.input_size = size
+    return size
+
+
+def _ask_for_levels(
+    task: Task,
+    student: ConfigDict,
+    built: BaseModel,
+    cfg: Config,
+    input_size: Tuple[int, int],
+) -> None:
+    """Set ``out_indices`` of a classifier's backbone in place, if it needs to be.
+
+    All maps up to the one that the classifier reads are tried out. Of each
+    size the deepest is taken, and of these the coarsest four. If all have one
+    size, as those of plain transformers, four at even distances are taken.
+
+    Raises:
+        ValueError: If the backbone cannot return several maps.
+    """
+    if len(task.feature_shapes(built, 'backbone', input_size)) > 1:
+        return
+    backbone = type(built.backbone).__name__
+    by_hand = (
+        'Set model.backbone.out_indices to two or more levels, the last of them the '
+        'one that the head reads.'
+    )
+    indices = getattr(built.backbone, 'out_indices', None)
+    if indices is None:
+        raise ValueError(
+            f'{backbone} returns one map and has no out_indices to ask for more, but '
+            'the method reads at least two. Use another backbone or method.'
+        )
+    tried = tuple(range(max(_as_list(indices)) + 1))
+    trial = deepcopy(student)
+    trial.backbone.out_indices = tried
+    try:
+        model = _build(trial, cfg)
+        shapes = task.feature_shapes(model, 'backbone', input_size)
+    except Exception as error:
+        raise ValueError(
+            f'{backbone} does not return the levels {tried}: {error} {by_hand}'
+        ) from error
+    if len(shapes) != len(tried):
+        raise ValueError(
+            f'{backbone} returns {len(shapes)} maps for out_indices={tried}. {by_hand}'
+        )
+    student.backbone.out_indices = choose_levels([shape[1:] for shape in shapes])
+    text = f'Levels: {backbone} returns one map; set to out_indices='
+    text += f'{student.backbone.out_indices}'
+    added = _added_parameters(built, _build(student, cfg))
+    if added:
+        text += (
+            f'. This adds parameters to the student, which distillation alone trains: '
+            f'{", ".join(added)}'
+        )
+    print_log(text, logger='current')
+
+
+def choose_levels(sizes: Sequence[Tuple[int, ...]]) -> Tuple[int, ...]:
+    """Return which maps to refine.
+
+    Args:
+        sizes: Height and width of the maps, in the order of the backbone.
+
+    Returns:
+        tuple[int, ...]: Their indices; the last one is among them.
+    """
+    deepest = {size: index for index, size in enumerate(sizes)}
+    if len(deepest) > 1:
+        return tuple(sorted(deepest.values())[-MAX_LEVELS:])
+    number, last = min(MAX_LEVELS, len(sizes)), len(sizes) - 1
+    return tuple(last - last * i // number for i in reversed(range(number)))
+
+
+def _added_parameters(before: BaseModel, after: BaseModel) -> List[str]:
+    names = {name for name, _ in before.named_parameters()}
+    return [name for name, _ in after.named_parameters() if name not in names]
+
+
+def _as_list(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
