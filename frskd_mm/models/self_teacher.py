@@ -67,17 +67,37 @@ class SelfTeacher(BaseModule):
         self.twin = MODELS.build(cfg.twin)
         self._switches = _common_settings(student, self.twin)
         print_log(
-            f'Self-teacher: {source} maps (C, H, W) '
-            f'{", ".join(map(str, shapes))} of a {self._size(task, input_size)} '
-            f'image, refined to {self.neck.out_channels} channels by '
-            f'{type(self.neck).__name__}. Twin config:\n'
-            f'{Config(cfg.twin).pretty_text}',
+            self._summary(
+                type(getattr(student, source)).__name__,
+                source,
+                shapes,
+                input_size or task.input_size,
+                _changes(student_cfg, cfg.twin),
+            ),
             logger='current',
         )
 
-    @staticmethod
-    def _size(task: Task, input_size: Optional[Tuple[int, int]]) -> str:
-        return 'x'.join(map(str, input_size or task.input_size))
+    def _summary(
+        self,
+        module: str,
+        source: str,
+        shapes: Sequence[Tuple[int, ...]],
+        image_size: Tuple[int, int],
+        changes: Sequence[str],
+    ) -> str:
+        """Say what was inferred."""
+        height, width = image_size
+        lines = [
+            f'Self-teacher, inferred with an image of {height}x{width}:',
+            f'  {source} ({module}) -> {type(self.neck).__name__} -> twin',
+            '  level  stride  map (C, H, W)   refined to C',
+        ]
+        for level, (shape, refined) in enumerate(zip(shapes, self.neck.out_channels)):
+            stride = f'{height / shape[1]:g}'
+            lines.append(f'  {level:<5}  {stride:<6}  {shape!s:<15} {refined}')
+        lines += ['  of the twin otherwise than of the student:']
+        lines += [f'    {change}' for change in changes or ['nothing']]
+        return '\n'.join(lines)
 
     @staticmethod
     def _check_channels(neck: dict, inferred: List[int], source: str) -> List[int]:
@@ -127,6 +147,20 @@ class SelfTeacher(BaseModule):
     def predict(self, feats: Sequence[Tensor], data_samples: Sequence[Any]) -> Any:
         """Predict from the student's maps, in the host library's form."""
         return self.twin.predict(self.refine(feats, detach=True), data_samples)
+
+
+def _changes(student: Any, twin: Any, path: str = '') -> List[str]:
+    """List settings of the twin that differ from the student's."""
+    if isinstance(student, dict) and isinstance(twin, dict):
+        keys = [key for key in student if key in twin and key != 'backbone']
+        pairs = [(f'{path}.{key}', student[key], twin[key]) for key in keys]
+    elif isinstance(student, list) and isinstance(twin, list):
+        both = enumerate(zip(student, twin))
+        pairs = [(f'{path}[{i}]', before, after) for i, (before, after) in both]
+    else:
+        same = student == twin
+        return [] if same else [f'{path.lstrip(".")}: {student} -> {twin}']
+    return [change for key, *both in pairs for change in _changes(*both, key)]
 
 
 def _common_settings(student: BaseModel, twin: BaseModel) -> List[Tuple[str, str]]:
