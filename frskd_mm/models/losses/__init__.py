@@ -1,6 +1,19 @@
 """Distillation losses."""
 
 from .attention_transfer_loss import AttentionTransferLoss
+from .det_attention_transfer_loss import DetAttentionTransferLoss
+from .det_soft_label_loss import DetSoftLabelLoss
+from .fitnet_loss import FitNetLoss
+from .overhaul_loss import OverhaulLoss
+from .pixel_soft_label_loss import PixelSoftLabelLoss
 from .soft_label_loss import SoftLabelLoss
 
-__all__ = ['AttentionTransferLoss', 'SoftLabelLoss']
+__all__ = [
+    'AttentionTransferLoss',
+    'DetAttentionTransferLoss',
+    'DetSoftLabelLoss',
+    'FitNetLoss',
+    'OverhaulLoss',
+    'PixelSoftLabelLoss',
+    'SoftLabelLoss',
+]

@@ -4,10 +4,23 @@ from torch import nn
 
 from .base import SOURCES, Task
 from .classification import ClassificationTask
+from .detection import DetectionTask
+from .segmentation import SegmentationTask
 
-__all__ = ['SOURCES', 'ClassificationTask', 'Task', 'task_of']
+__all__ = [
+    'SOURCES',
+    'ClassificationTask',
+    'DetectionTask',
+    'SegmentationTask',
+    'Task',
+    'task_of',
+]
 
-TASKS = {'mmpretrain': ClassificationTask}
+TASKS = {
+    'mmdet': DetectionTask,
+    'mmpretrain': ClassificationTask,
+    'mmseg': SegmentationTask,
+}
 
 
 def task_of(student: nn.Module) -> Task:

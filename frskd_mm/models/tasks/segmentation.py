@@ -1,0 +1,211 @@
+"""Semantic segmentation: the models of mmsegmentation."""
+
+from copy import deepcopy
+from functools import partial
+from typing import Any, Dict, List, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from frskd_mm.utils.recorder import Recorder, Target, shadow, unshadow
+
+from .base import Task, as_levels, rewire
+
+
+class SegmentationTask(Task):
+    """Reads ``EncoderDecoder`` and ``CascadeEncoderDecoder`` of mmseg.
+
+    The twin is the decode head (all stages of a cascade), and the neck where
+    the backbone is refined. Auxiliary heads are the student's alone. Soft
+    labels compare the logits that the decode head returns, before they are
+    upsampled to the labels; of a cascade those of the last stage, which is
+    the one that predicts. A ``PointHead`` scores other points in every pass,
+    so the stage before it is compared instead.
+    """
+
+    input_size = (128, 128)
+
+    def twin_cfg(
+        self,
+        student_cfg: ConfigDict,
+        source: str,
+        in_channels: Sequence[int],
+        out_channels: Sequence[int],
+    ) -> ConfigDict:
+        """Rewire the neck if there is one to rebuild, else the decode heads."""
+        cfg = deepcopy(student_cfg)
+        for key in ('data_preprocessor', 'pretrained', 'init_cfg', 'auxiliary_head'):
+            cfg.pop(key, None)
+        cfg.backbone = dict(type='frskd_mm.PassThrough')
+        if source == 'neck':
+            cfg.pop('neck')
+        if cfg.get('neck') is not None:
+            if 'in_channels' not in cfg.neck:
+                raise ValueError(
+                    f'The neck {cfg.neck.type} names no in_channels that could be '
+                    'set to the refined ones. Refine its outputs instead: '
+                    "source='neck' in the distiller."
+                )
+            rewire(cfg.neck, in_channels, out_channels)
+            return cfg
+        for head in _head_cfgs(cfg):
+            rewire(head, in_channels, out_channels)
+            # DeepLabV3+ reads the finest level besides.
+            if head.get('c1_in_channels'):
+                head.c1_in_channels = out_channels[0]
+        return cfg
+
+    def coarsest_read(
+        self, student_cfg: ConfigDict, source: str, num_levels: int
+    ) -> int:
+        """Return the last level that a decode head reads; all with a neck."""
+        if source == 'backbone' and student_cfg.get('neck') is not None:
+            return num_levels - 1
+        indices: List[int] = []
+        for head in _head_cfgs(student_cfg):
+            index = head.get('in_index', -1)
+            indices += [index] if isinstance(index, int) else index
+        return max(index % num_levels for index in indices)
+
+    def output_targets(self, model: nn.Module) -> Dict[str, Target]:
+        """Soft labels compare logits (N, C, H, W) of one decode head."""
+        return {'logits': (_compared_head(model), 'forward')}
+
+    def soft_label_loss(
+        self,
+        loss: nn.Module,
+        student: nn.Module,
+        student_outputs: Recorder,
+        teacher_outputs: Recorder,
+        data_samples: Sequence[Any],
+    ) -> Tensor:
+        """Compare the logits pixel by pixel, without the ignored pixels.
+
+        The labels are resized (nearest) to the logits. Heads that return
+        several logit maps in training are compared map by map and averaged.
+        """
+        head = _compared_head(student)
+        labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples])
+        terms = []
+        for student_logits, teacher_logits in zip(
+            _logit_maps(head, student_outputs.last('logits')),
+            _logit_maps(head, teacher_outputs.last('logits')),
+        ):
+            if getattr(loss, 'upsample', False):
+                resize = partial(
+                    F.interpolate,
+                    size=labels.shape[2:],
+                    mode='bilinear',
+                    align_corners=head.align_corners,
+                )
+                student_logits = resize(student_logits)
+                teacher_logits = resize(teacher_logits)
+            mask = None
+            if getattr(loss, 'mask_ignored', True):
+                mask = _valid_pixels(labels, student_logits, head.ignore_index)
+            terms.append(loss(student_logits, teacher_logits, mask=mask))
+        return sum(terms) / len(terms)
+
+    def predict(
+        self,
+        student: BaseModel,
+        source: str,
+        self_teacher: nn.Module,
+        inputs: Tensor,
+        data_samples: Sequence[Any],
+    ) -> Any:
+        """Predict with the self-teacher, whole or sliding as the student does.
+
+        mmseg slides over images, so what is exchanged is ``encode_decode``,
+        which turns one window into logits.
+        """
+
+        def encode_decode(window: Tensor, batch_img_metas: List[dict]) -> Tensor:
+            with self.record(student, source) as student_outputs:
+                student.extract_feat(window)
+            feats = as_levels(student_outputs.last('feats'))
+            refined = self_teacher.refine(feats, detach=True)
+            return self_teacher.twin.encode_decode(refined, batch_img_metas)
+
+        shadow(student, 'encode_decode', encode_decode)
+        try:
+            return type(student).predict(student, inputs, data_samples)
+        finally:
+            unshadow(student, 'encode_decode')
+
+    def check_labels(self, student: nn.Module, data_samples: Sequence[Any]) -> None:
+        """Require 0 <= label < num_classes, or the ignored label."""
+        head = _compared_head(student)
+        for sample in data_samples:
+            if 'gt_sem_seg' not in sample:
+                continue
+            labels = sample.gt_sem_seg.data
+            bad = (labels < 0) | (labels >= head.num_classes)
+            if head.ignore_index is not None:
+                bad &= labels != head.ignore_index
+            if bad.any():
+                raise ValueError(
+                    f'Labels {labels[bad].unique().tolist()[:10]} in '
+                    f'{sample.get("seg_map_path", sample.get("img_path", "?"))} are '
+                    f'out of range for num_classes={head.num_classes} and '
+                    f'ignore_index={head.ignore_index} of the decode head. Set '
+                    'num_classes in student.decode_head to the number of classes '
+                    'of the dataset, or reduce_zero_label=True in the dataset and '
+                    'in LoadAnnotations if its label 0 means "no class".'
+                )
+
+
+def _head_cfgs(student_cfg: ConfigDict) -> List[ConfigDict]:
+    """Return the configs of the decode heads that read feature maps."""
+    heads = student_cfg.decode_head
+    heads = heads if isinstance(heads, (list, tuple)) else [heads]
+    # K-Net's head wraps the head that reads the maps.
+    return [head.get('kernel_generate_head', head) for head in heads]
+
+
+def _compared_head(model: nn.Module) -> nn.Module:
+    """Return the last decode head with logits on a fixed grid."""
+    from mmseg.models.decode_heads import PointHead
+
+    head = model.decode_head
+    if not isinstance(head, nn.ModuleList):
+        return head
+    return [stage for stage in head if not isinstance(stage, PointHead)][-1]
+
+
+def _logit_maps(head: nn.Module, output: Any) -> List[Tensor]:
+    """Return the (N, C, H, W) class maps among a decode head's outputs.
+
+    Raises:
+        ValueError: If there is none, as in heads that classify masks.
+    """
+    outputs = [output] if isinstance(output, Tensor) else list(output)
+    maps = [
+        out
+        for out in outputs
+        if isinstance(out, Tensor)
+        and out.dim() == 4
+        and out.shape[1] == head.out_channels
+    ]
+    if not maps:
+        raise ValueError(
+            f'{type(head).__name__} gives no logits per pixel and class, so soft '
+            'labels cannot be compared. Distil its features alone: '
+            'soft_label=dict(loss_weight=0) in the distiller.'
+        )
+    if head.out_channels == 1:
+        # A sigmoid z is the softmax of (0, z).
+        maps = [torch.cat([torch.zeros_like(out), out], dim=1) for out in maps]
+    return maps
+
+
+def _valid_pixels(labels: Tensor, logits: Tensor, ignore_index: Any) -> Tensor:
+    """Return which positions (N, H, W) of the logits have a label."""
+    # Labels up to 255 are exact in fp32; integers cannot be interpolated.
+    labels = F.interpolate(labels.float(), size=logits.shape[2:], mode='nearest-exact')
+    if ignore_index is None:
+        return torch.ones_like(labels[:, 0], dtype=torch.bool)
+    return labels[:, 0] != ignore_index
