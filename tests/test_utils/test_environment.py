@@ -240,10 +240,16 @@ def test_config_paths_of_every_package_resolve(path, tmp_path):
     assert load_config(path).to_dict().keys() == inherited.to_dict().keys()
 
 
-def test_our_config_paths_lead_to_the_imported_code(repo):
+def test_our_config_paths_lead_to_the_imported_code(repo, monkeypatch, tmp_path):
+    # another copy of the package, installed but not the one that is imported
+    tmp_path.joinpath('frskd_mm').mkdir()
+    metadata = tmp_path / 'frskd_mm-0.0.1.dist-info'
+    metadata.mkdir()
+    metadata.joinpath('METADATA').write_text('Name: frskd_mm\nVersion: 0.0.1\n')
+    metadata.joinpath('top_level.txt').write_text('frskd_mm\n')
+    monkeypatch.setattr(sys, 'path', [str(tmp_path), *sys.path])
     path = load_config('frskd_mm::_base_/frskd_cls.py').filename
-    package = find_spec('frskd_mm').submodule_search_locations[0]
-    assert path.startswith(package)
+    assert path.startswith(find_spec('frskd_mm').submodule_search_locations[0])
     assert (repo / 'configs/_base_/frskd_cls.py').read_text() == open(path).read()
 
 
