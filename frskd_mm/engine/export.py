@@ -5,13 +5,13 @@ import os.path as osp
 from copy import deepcopy
 from typing import Tuple
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import save_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from frskd_mm.models.distilled import DISTILLER_PREFIX
+from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits
 
 from .config import check_checkpoint_file
 
@@ -86,10 +86,7 @@ def _load_strictly(plain: Config, weights: dict, checkpoint: str) -> None:
         model_cfg.setdefault('data_preprocessor', deepcopy(plain.data_preprocessor))
     with DefaultScope.overwrite_default_scope(plain.get('default_scope')):
         model = MODELS.build(model_cfg)
-    try:
-        with torch.no_grad():
-            model.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f'{checkpoint} was not trained with this config: {error}'
-        ) from error
+    misfits = summarize_misfits(find_misfits(model.state_dict(), weights))
+    if misfits:
+        raise ValueError(f'{checkpoint} was not trained with this config: {misfits}.')
+    model.load_state_dict(weights, strict=True)

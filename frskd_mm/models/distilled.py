@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import lru_cache, partial
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Type
+from typing import Any, Dict, Iterator, Optional, Sequence, Type
 
 import torch
 from mmengine.config import ConfigDict
@@ -12,6 +12,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits
 from frskd_mm.utils.random import isolated_rng
 from frskd_mm.utils.recorder import shadow, unshadow
 
@@ -122,7 +123,7 @@ def distill(
     """Build a student and give it a distiller.
 
     Args:
-        student (dict): Config of any upstream classifier.
+        student (dict): Config of any upstream model.
         distiller (dict): Config of the method, such as ``FRSKD``.
         data_preprocessor (dict, optional): Preprocessing at the config's top
             level, where mmpretrain keeps it. MMEngine's runner hands it on;
@@ -180,14 +181,7 @@ def _check_checkpoint(
             # The distiller keeps what it has, and is not reported as missing.
             state_dict[prefix + key] = value
         given.pop(key, None)
-    missing = _without_counters(own.keys() - given.keys())
-    unknown = _without_counters(given.keys() - own.keys())
-    reshaped = sorted(
-        f'{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}'
-        for key in own.keys() & given.keys()
-        if given[key].shape != own[key].shape
-    )
-    misfits = {'missing': missing, 'unknown': unknown, 'of another shape': reshaped}
+    misfits = find_misfits(own, given)
     refused = {
         kind: [key for key in keys if key.startswith('backbone.')]
         for kind, keys in misfits.items()
@@ -195,28 +189,15 @@ def _check_checkpoint(
     if any(refused.values()):
         raise ValueError(
             'The checkpoint does not fit the backbone of '
-            f'{model.student_class.__name__}: {_summary(refused)}. Load weights of '
-            'the same architecture, or change student.backbone.'
+            f'{model.student_class.__name__}: {summarize_misfits(refused)}. Load '
+            'weights of the same architecture, or change student.backbone.'
         )
     if not model.loaded_plain:
         return
-    matched = len(own.keys() & given.keys()) - len(reshaped)
+    matched = len(own.keys() & given.keys()) - len(misfits['of another shape'])
     print_log(
         f'Plain weights: {matched} of {len(own)} tensors of the student loaded; '
-        f'{_summary(misfits) or "none left over"}. The distiller keeps its '
+        f'{summarize_misfits(misfits) or "none left over"}. The distiller keeps its '
         'initialisation.',
         logger='current',
     )
-
-
-def _without_counters(keys: set) -> List[str]:
-    return sorted(key for key in keys if not key.endswith('num_batches_tracked'))
-
-
-def _summary(misfits: Dict[str, List[str]], limit: int = 5) -> str:
-    parts = []
-    for kind, keys in misfits.items():
-        if keys:
-            more = f' and {len(keys) - limit} more' if len(keys) > limit else ''
-            parts.append(f'{len(keys)} {kind} ({", ".join(keys[:limit])}{more})')
-    return '; '.join(parts)

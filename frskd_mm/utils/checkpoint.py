@@ -1,0 +1,41 @@
+"""Comparing a checkpoint's tensors with a model's."""
+
+from typing import Dict, List, Mapping
+
+from torch import Tensor
+
+Misfits = Dict[str, List[str]]
+
+
+def find_misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Misfits:
+    """Return the names of tensors that do not fit, by kind.
+
+    Batch counters of norm layers are ignored, as MMEngine does.
+
+    Args:
+        own: The model's state dict.
+        given: The checkpoint's.
+    """
+
+    def without_counters(keys: set) -> List[str]:
+        return sorted(key for key in keys if not key.endswith('num_batches_tracked'))
+
+    return {
+        'missing': without_counters(own.keys() - given.keys()),
+        'unknown': without_counters(given.keys() - own.keys()),
+        'of another shape': sorted(
+            f'{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}'
+            for key in own.keys() & given.keys()
+            if given[key].shape != own[key].shape
+        ),
+    }
+
+
+def summarize_misfits(misfits: Misfits, limit: int = 5) -> str:
+    """Name up to ``limit`` tensors of each kind; empty if all fit."""
+    parts = []
+    for kind, keys in misfits.items():
+        if keys:
+            more = f' and {len(keys) - limit} more' if len(keys) > limit else ''
+            parts.append(f'{len(keys)} {kind} ({", ".join(keys[:limit])}{more})')
+    return '; '.join(parts)

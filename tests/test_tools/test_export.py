@@ -1,0 +1,145 @@
+"""The student leaves the toolkit: export, load in plain mmpretrain, predict."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from frskd_mm.engine import (
+    configure_run,
+    evaluate,
+    export_student,
+    load_config,
+    student_config,
+)
+
+REPO = Path(__file__).resolve().parents[2]
+CONFIG = str(REPO / 'configs/digits/frskd_wrn10-1_digits.py')
+
+
+def read_config(work_dir, **options):
+    cfg = load_config(CONFIG, {'log_level': 'ERROR', **options})
+    cfg.train_dataloader.dataset.num_per_class = 4
+    cfg.val_dataloader.dataset.indices = 200
+    cfg.test_dataloader.dataset.indices = 200
+    return configure_run(cfg, work_dir=str(work_dir))
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Runner of a short training, and its checkpoint."""
+    work_dir = tmp_path_factory.mktemp('trained')
+    cfg = read_config(work_dir, **{'train_cfg.max_epochs': 2})
+    cfg.default_hooks.checkpoint.interval = 1
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner, str(work_dir / 'epoch_2.pth')
+
+
+@pytest.fixture(scope='module')
+def exported(trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp('exported') / 'new/student.pth'
+    return export_student(read_config(out.parent), trained[1], str(out))
+
+
+def scores(model):
+    """Softmax scores of 20 random images."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randint(0, 256, (20, 3, 24, 24), generator=generator)
+    model.eval()
+    with torch.no_grad():
+        samples = model.val_step({'inputs': inputs.float(), 'data_samples': None})
+    return torch.stack([sample.pred_score for sample in samples])
+
+
+def test_exported_file_is_the_student_alone(exported, trained):
+    state = torch.load(exported[0], weights_only=False)['state_dict']
+    assert state
+    assert not any(key.startswith('distiller') for key in state)
+    full = torch.load(trained[1], weights_only=False)['state_dict']
+    assert {key for key in full if not key.startswith('distiller')} == set(state)
+
+
+@pytest.mark.parametrize('which', ['exported', 'training checkpoint'])
+def test_plain_mmpretrain_predicts_the_same_bits(which, exported, trained):
+    from mmpretrain.apis import get_model
+
+    runner, checkpoint = trained
+    weights = exported[0] if which == 'exported' else checkpoint
+    plain = get_model(Config.fromfile(exported[1]), pretrained=weights, device='cpu')
+    assert type(plain).__name__ == 'ImageClassifier'
+    assert torch.equal(scores(plain), scores(runner.model))
+
+
+def test_inferencer_reads_config_and_checkpoint(exported):
+    from mmpretrain import ImageClassificationInferencer
+
+    inferencer = ImageClassificationInferencer(
+        exported[1], pretrained=exported[0], device='cpu'
+    )
+    image = np.zeros((24, 24, 3), np.uint8)
+    assert len(inferencer(image)[0]['pred_scores']) == 10
+
+
+def test_accuracy_is_the_same_before_and_after_export(exported, trained, tmp_path):
+    student = evaluate(read_config(tmp_path / 'a'), trained[1])
+    assert evaluate(read_config(tmp_path / 'b'), exported[0]) == student
+    teacher = evaluate(read_config(tmp_path / 'c'), trained[1], self_teacher=True)
+    assert teacher.keys() == student.keys()
+    assert 0 <= teacher['accuracy/top1'] <= 100
+
+
+def test_self_teacher_of_an_exported_student_is_refused(exported, tmp_path):
+    with pytest.raises(ValueError, match='holds the student alone'):
+        evaluate(read_config(tmp_path), exported[0], self_teacher=True)
+
+
+def test_truncated_checkpoint_is_named(trained, tmp_path):
+    cut = tmp_path / 'cut.pth'
+    cut.write_bytes(Path(trained[1]).read_bytes()[:5000])
+    with pytest.raises(
+        ValueError, match='cut.pth is not a complete PyTorch checkpoint'
+    ):
+        export_student(read_config(tmp_path), str(cut), str(tmp_path / 'out.pth'))
+    assert not (tmp_path / 'out.pth').exists()
+
+
+def test_checkpoint_of_another_config_is_refused(trained, tmp_path):
+    cfg = read_config(tmp_path, **{'model.student.backbone.widen_factor': 2})
+    cfg.model.student.head.in_channels = 128
+    with pytest.raises(
+        ValueError, match='not trained with this config.*of another shape'
+    ):
+        export_student(cfg, trained[1], str(tmp_path / 'out.pth'))
+    assert not (tmp_path / 'out.pth').exists()
+
+
+def test_plain_config_and_own_output_are_refused(trained, tmp_path):
+    plain = student_config(read_config(tmp_path))
+    with pytest.raises(ValueError, match='a plain model already'):
+        export_student(plain, trained[1], str(tmp_path / 'out.pth'))
+    with pytest.raises(ValueError, match='OUT is the checkpoint itself'):
+        export_student(read_config(tmp_path), trained[1], trained[1])
+
+
+def test_command_lines(exported, trained, tmp_path):
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        ).stdout
+
+    out = str(tmp_path / 'student.pth')
+    printed = run('tools/export_student.py', CONFIG, trained[1], out)
+    assert out in printed
+    printed = run('tools/test.py', CONFIG, out, '--work-dir', str(tmp_path / 'test'))
+    assert 'accuracy/top1: ' in printed.splitlines()[-1]

@@ -1,0 +1,127 @@
+"""tools/train.py as a user runs it: interrupted at any moment, then resumed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from frskd_mm.engine import configure_run, load_config
+
+REPO = Path(__file__).resolve().parents[2]
+CONFIG = 'configs/digits/frskd_wrn10-1_digits.py'
+OPTIONS = [
+    '--cfg-options',
+    'train_cfg.max_epochs=4',
+    'train_cfg.val_interval=10',
+    'train_dataloader.dataset.num_per_class=10',
+    'train_dataloader.batch_size=10',
+    'train_dataloader.num_workers=1',
+    'default_hooks.checkpoint.interval=1',
+    'default_hooks.checkpoint.max_keep_ckpts=2',
+    'default_hooks.logger.interval=1',
+    'model.student.backbone.drop_rate=0.3',
+]
+
+
+def train(work_dir, *arguments, wait=True):
+    """Start tools/train.py; its output goes to a file."""
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPO)}
+    command = [sys.executable, 'tools/train.py', CONFIG, '--work-dir', str(work_dir)]
+    work_dir.mkdir(exist_ok=True)
+    with open(work_dir / 'out.txt', 'ab') as out:
+        process = subprocess.Popen(
+            [*command, *arguments, *OPTIONS],
+            cwd=REPO,
+            env=env,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    if wait:
+        assert process.wait(timeout=300) == 0, (work_dir / 'out.txt').read_text()[
+            -3000:
+        ]
+    return process
+
+
+def final_state(work_dir):
+    """Weights and optimiser of the last epoch."""
+    checkpoint = torch.load(work_dir / 'epoch_4.pth', weights_only=False)
+    return checkpoint['state_dict'], checkpoint['optimizer']['state']
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('whole')
+    train(work_dir)
+    return final_state(work_dir)
+
+
+@pytest.mark.parametrize('kind', [signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_run_ends_with_the_same_weights(tmp_path, uninterrupted, kind):
+    process = train(tmp_path / 'run', wait=False)
+    output = tmp_path / 'run/out.txt'
+    deadline = time.monotonic() + 300
+    while not re.search(r'\[3\]\[ *5/10\]', output.read_text()):
+        assert process.poll() is None, output.read_text()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(kind)
+    assert process.wait(timeout=60) == (143 if kind == signal.SIGTERM else -9)
+    assert not (tmp_path / 'run/epoch_4.pth').exists()
+    if kind == signal.SIGTERM:
+        assert '--resume' in output.read_text()
+
+    train(tmp_path / 'run', '--resume')
+    for resumed, whole in zip(final_state(tmp_path / 'run'), uninterrupted):
+        torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'message'),
+    [
+        (dict(resume='epoch_9.pth'), FileNotFoundError, 'no checkpoint epoch_9.pth'),
+        (dict(resume=__file__), ValueError, 'not a complete PyTorch checkpoint'),
+        (dict(amp=True), ValueError, 'Leave --amp out'),
+        (dict(auto_scale_lr=True), ValueError, 'base_batch_size'),
+    ],
+)
+def test_wrong_options_get_a_message(tmp_path, options, error, message):
+    if 'amp' in options and torch.cuda.is_available():
+        pytest.skip('mixed precision is available here')
+    cfg = load_config(str(REPO / CONFIG))
+    with pytest.raises(error, match=message):
+        configure_run(cfg, work_dir=str(tmp_path), **options)
+
+
+def test_misspelt_config_names_similar_ones():
+    with pytest.raises(FileNotFoundError, match='Similar: .*frskd_resnet18_cifar100'):
+        load_config(str(REPO / 'configs/frskd_resnet18_cifar10.py'))
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'error', 'message'),
+    [
+        (
+            'student.backbone.out_indices',
+            (2,),
+            ValueError,
+            r'out_indices=\(0, 1, 2, 3\)',
+        ),
+        ('distiller.neck.in_channels', [8, 8], ValueError, 'in_channels'),
+        ('distiller.soft_label.type', 'frskd_mm.KL', KeyError, 'frskd_mm.KL is not in'),
+        ('distiller.detach', True, TypeError, 'detach'),
+        ('student.head.num_classes', 7, ValueError, 'out of range for .*=7'),
+    ],
+)
+def test_wrong_config_gets_a_message(tmp_path, key, value, error, message):
+    cfg = load_config(str(REPO / CONFIG), {f'model.{key}': value, 'log_level': 'ERROR'})
+    cfg = configure_run(cfg, work_dir=str(tmp_path))
+    with pytest.raises(error, match=message):
+        Runner.from_cfg(cfg).train()
