@@ -26,5 +26,12 @@ class ChannelsLastHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Convert the weights."""
+        self._convert(runner, torch.channels_last)
+
+    def after_train(self, runner: Runner) -> None:
+        """Convert the weights back, so that predictions do not depend on this."""
+        self._convert(runner, torch.contiguous_format)
+
+    def _convert(self, runner: Runner, memory_format: torch.memory_format) -> None:
         if next(runner.model.parameters()).device.type in self.devices:
-            runner.model.to(memory_format=torch.channels_last)
+            runner.model.to(memory_format=memory_format)
