@@ -136,10 +136,8 @@ install_mmcv() {
 
 # The compilers' command lines are long: show ninja's [done/all] and the errors.
 show_progress() {
-    awk 'match($0, /\[[0-9]+\/[0-9]+\]/) {
-             print "    compiled " substr($0, RSTART, RLENGTH); fflush(); next }
-         /^ *(Building|Installing|Successfully)|[Ee][Rr][Rr][Oo][Rr]:/ {
-             print "    " substr($0, 1, 300); fflush() }' >&2
+    grep --line-buffered -oE '^ *\[[0-9]+/[0-9]+\]|^ *(Building|Installing|Successfully).*
+^.{0,200}[Ee][Rr][Rr][Oo][Rr]:.{0,200}' >&2 || true
 }
 
 build_advice() {
