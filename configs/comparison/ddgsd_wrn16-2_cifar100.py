@@ -1,0 +1,16 @@
+# DDGSD, WRN-16-2, CIFAR-100, on the schedule of the plain student.
+_base_ = ['../wrn16-2_cifar100.py', '../_base_/ddgsd_cls.py']
+model = dict(
+    _delete_=True,
+    type='frskd_mm.Distilled',
+    student=_base_.model,
+    distiller=_base_.distiller,
+)
+train_dataloader = dict(
+    collate_fn=dict(type='frskd_mm.collate_pairs'),
+    dataset=dict(
+        _delete_=True,
+        **_base_.dataset_wrapper,
+        dataset=_base_.train_dataloader.dataset,
+    ),
+)
