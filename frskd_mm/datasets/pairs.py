@@ -33,8 +33,8 @@ class PairDataset:
         partner (str): 'same_image', the image once more through the random
             pipeline, or 'same_class', an image of the same class, drawn evenly;
             it may be the image itself.
-        partner_pipeline (list[dict], optional): Transforms of the partner.
-            Defaults to the data set's own.
+        extra_transforms (list[dict], optional): Transforms that the partner gets
+            beside the data set's own, before the last of these, which packs.
 
     Raises:
         ValueError: If ``partner`` is unknown.
@@ -44,16 +44,17 @@ class PairDataset:
         self,
         dataset: Union[dict, BaseDataset],
         partner: str,
-        partner_pipeline: Optional[Sequence[dict]] = None,
+        extra_transforms: Optional[Sequence[dict]] = None,
     ) -> None:
         if partner not in PARTNERS:
             raise ValueError(f'partner must be one of {PARTNERS}, got {partner!r}.')
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.dataset.full_init()
         self.partner = partner
-        self.partner_pipeline = (
-            None if partner_pipeline is None else Compose(partner_pipeline)
-        )
+        self.partner_pipeline = None
+        if extra_transforms is not None:
+            *transforms, pack = self.dataset.pipeline.transforms
+            self.partner_pipeline = Compose([*transforms, *extra_transforms, pack])
         if partner == 'same_class':
             self._labels = np.array(
                 [
@@ -79,7 +80,7 @@ class PairDataset:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> List[Dict[str, Any]]:
-        other = index
+        sample, other = self.dataset[index], index
         if self.partner == 'same_class':
             other = int(np.random.choice(self._of_class[self._labels[index]]))
         if self.partner_pipeline is None:
@@ -88,7 +89,7 @@ class PairDataset:
             partner = self.partner_pipeline(self.dataset.get_data_info(other))
         # Lets the distiller refuse batches that are not what it needs.
         partner['data_samples'].set_metainfo(dict(partner=self.partner))
-        return [self.dataset[index], partner]
+        return [sample, partner]
 
 
 @FUNCTIONS.register_module()

@@ -27,7 +27,7 @@ class Consistency(BaseDistiller):
     ``threshold``. UDA is semi-supervised: here its consistency term acts on the
     labelled images, hence "UDA-like". The data loader has to give pairs,
     ``PairDataset`` with ``partner='same_image'`` and the strong transforms as
-    ``partner_pipeline``. The views run in two passes, each with batch
+    ``extra_transforms``. The views run in two passes, each with batch
     statistics of its own; UDA's code runs one.
 
     Paper: Unsupervised Data Augmentation for Consistency Training, NeurIPS

@@ -18,7 +18,6 @@ from comparators import (
 from torch import Tensor, nn
 from toys import toy_batch, toy_frskd_cfg
 
-from frskd_mm.hooks import AggregatedPredictionHook
 from frskd_mm.models.distillers.joint_head import rotate
 
 CLASSES = 10
@@ -212,35 +211,17 @@ def test_a_plain_student_stays(build):
     assert torch.equal(ours, plain)
 
 
-class FakeRunner:
-    """The one attribute of a runner that the hook reads."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-
 @pytest.mark.parametrize('build', [sla, frskd_sla])
-def test_the_hook_predicts_from_four_rotations(build):
-    model, images = build().eval(), torch.randn(3, 3, 16, 16)
+def test_the_aggregate_predicts_from_four_rotations(build):
+    model, batch = build().eval(), toy_batch(3)
+    images = batch['inputs']
     with torch.no_grad():
-        single = model.predict(images)
         pooled = model.backbone(turned(images))[-1].mean(dim=(2, 3))
         joint = model.distiller.joint_head.classifier.head.fc(pooled)
         _, aggregate = joint_reference(joint, torch.zeros(3))
-
-        hook = AggregatedPredictionHook()
-        hook.before_test(FakeRunner(model))
-        aggregated = model(images, mode='predict')
-        hook.after_test(FakeRunner(model))
-        again = model.predict(images)
-    for i in range(3):
-        torch.testing.assert_close(
-            aggregated[i].pred_score, F.softmax(aggregate[i], dim=0)
+        predicted = model.distiller.joint_head.predict(
+            model, images, batch['data_samples']
         )
-        assert torch.equal(single[i].pred_score, again[i].pred_score)
-
-
-def test_the_hook_refuses_models_without_a_joint_head():
-    model = distilled(dict(type='frskd_mm.TfKDReg'))
-    with pytest.raises(TypeError, match='without a joint head'):
-        AggregatedPredictionHook().before_val(FakeRunner(model))
+    for i, sample in enumerate(predicted):
+        assert sample is batch['data_samples'][i]
+        torch.testing.assert_close(sample.pred_score, F.softmax(aggregate[i], dim=0))

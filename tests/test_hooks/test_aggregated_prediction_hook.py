@@ -1,0 +1,82 @@
+"""Test-time prediction from four rotations, in a real runner."""
+
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+from mmengine.runner import Runner
+
+
+@METRICS.register_module()
+class KeepScores(BaseMetric):
+    """Hands out the predicted scores."""
+
+    def process(self, data_batch, data_samples):
+        self.results += [sample['pred_score'] for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return dict(scores=torch.stack(results))
+
+
+def build_runner(work_dir, method, **cfg):
+    """A runner that tests an untrained model on a few embedded digits."""
+    return Runner(
+        model=dict(
+            type='frskd_mm.Distilled',
+            student=dict(
+                type='ImageClassifier',
+                backbone=dict(type='frskd_mm.WideResNet', depth=10, widen_factor=1),
+                neck=dict(type='GlobalAveragePooling'),
+                head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+            ),
+            distiller=dict(type=f'frskd_mm.{method}'),
+        ),
+        data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3, num_classes=10),
+        work_dir=str(work_dir),
+        test_dataloader=dict(
+            batch_size=8,
+            num_workers=0,
+            collate_fn=dict(type='default_collate'),
+            dataset=dict(
+                type='frskd_mm.Digits',
+                split='test',
+                num_per_class=1,
+                size=8,
+                pipeline=[dict(type='PackInputs')],
+            ),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        ),
+        test_cfg=dict(),
+        test_evaluator=dict(type='KeepScores'),
+        default_scope='mmpretrain',
+        experiment_name=f'{work_dir.name}_{len(cfg)}',
+        log_level='ERROR',
+        **cfg,
+    )
+
+
+def test_the_hook_predicts_from_four_rotations(tmp_path):
+    runner = build_runner(tmp_path, 'SLA')
+    plain = runner.test()['scores']
+    hook = dict(type='frskd_mm.AggregatedPredictionHook')
+    hooked = build_runner(tmp_path, 'SLA', custom_hooks=[hook])
+    hooked.model.load_state_dict(runner.model.state_dict())
+    aggregated = hooked.test()['scores']
+
+    model, expected = hooked.model, []
+    for batch in hooked.test_dataloader:
+        data = model.data_preprocessor(batch)
+        with torch.no_grad():
+            predicted = model.distiller.joint_head.predict(model, **data)
+        expected += [sample.pred_score for sample in predicted]
+    assert torch.equal(aggregated, torch.stack(expected))
+    assert not torch.allclose(aggregated, plain)
+    # Afterwards the student predicts again.
+    assert 'predict' not in vars(model)
+
+
+def test_models_without_a_joint_head_are_refused(tmp_path):
+    hook = dict(type='frskd_mm.AggregatedPredictionHook')
+    runner = build_runner(tmp_path, 'TfKDReg', custom_hooks=[hook])
+    with pytest.raises(TypeError, match='without a joint head'):
+        runner.test()

@@ -1,0 +1,245 @@
+"""PS-KD, Tf-KD-reg and label smoothing: the methods that change the targets."""
+
+import os
+from typing import Any, Dict, List
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from comparators import (
+    assert_parity,
+    cross_entropy,
+    distilled,
+    labels_of,
+    logits_of,
+    parts_reached,
+    plain_prediction,
+)
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from toys import toy_batch
+
+CLASSES = 10
+
+
+def ps_kd(num_samples: int = 20, **cfg: Any) -> nn.Module:
+    return distilled(dict(type='frskd_mm.PSKD', num_samples=num_samples, **cfg))
+
+
+def batch_of(ids: List[int]) -> Dict[str, Any]:
+    """Random images; sample i has label i % 10 whenever it comes."""
+    batch = toy_batch(len(ids))
+    for index, sample in zip(ids, batch['data_samples']):
+        sample.set_metainfo(dict(sample_idx=index))
+        sample.set_gt_label(torch.tensor([index % CLASSES]))
+    return batch
+
+
+def set_epoch(epoch: int, max_epochs: int) -> None:
+    hub = MessageHub.get_current_instance()
+    hub.update_info('epoch', epoch)
+    hub.update_info('max_epochs', max_epochs)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return -(targets * torch.log_softmax(logits, dim=1)).mean(0).sum()
+
+
+@pytest.mark.parametrize('alpha', [0.8, 0.3])
+def test_ps_kd_equals_its_equation_in_any_order(alpha: float):
+    """Three batches of two epochs; the dictionary is the reference's memory."""
+    model, memory = ps_kd(alpha=alpha), {}
+    for epoch, ids in [(0, [3, 8, 5]), (0, [11, 2, 0]), (1, [0, 5, 17, 8])]:
+        set_epoch(epoch, max_epochs=4)
+        batch = batch_of(ids)
+        alpha_t = alpha * (epoch + 1) / 4
+        probs = {}
+
+        def reference(copy, images, samples, ids=ids, alpha_t=alpha_t, probs=probs):
+            logits = logits_of(copy, images)
+            one_hot = torch.eye(CLASSES)[labels_of(samples)]
+            past = torch.stack([memory.get(i, t) for i, t in zip(ids, one_hot)])
+            targets = (1 - alpha_t) * one_hot + alpha_t * past
+            probs.update(zip(ids, logits.detach().softmax(dim=1)))
+            whole = soft_cross_entropy(logits, targets)
+            share = (1 - alpha_t) * soft_cross_entropy(logits, one_hot)
+            return {'student.loss': share, 'loss_ps_kd': whole - share}
+
+        assert_parity(model, batch, reference)
+        memory.update(probs)
+        model.zero_grad(set_to_none=True)
+    assert set(model.distiller.predictions.sum(dim=1).nonzero().flatten().tolist()) == (
+        set(memory)
+    )
+    for index, probs in memory.items():
+        torch.testing.assert_close(model.distiller.predictions[index], probs)
+
+
+def runner_cfg(work_dir: Any, max_epochs: int, resume: bool = False) -> Dict[str, Any]:
+    """A real run on the embedded digits, shuffled anew each epoch."""
+    return dict(
+        model=dict(
+            type='frskd_mm.Distilled',
+            student=dict(
+                type='ImageClassifier',
+                backbone=dict(type='frskd_mm.WideResNet', depth=10, widen_factor=1),
+                neck=dict(type='GlobalAveragePooling'),
+                head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+            ),
+            distiller=dict(type='frskd_mm.PSKD', num_samples=40),
+        ),
+        data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3, num_classes=10),
+        work_dir=str(work_dir),
+        train_dataloader=dict(
+            batch_size=16,
+            num_workers=0,
+            collate_fn=dict(type='default_collate'),
+            dataset=dict(
+                type='frskd_mm.Digits',
+                num_per_class=4,
+                size=8,
+                pipeline=[dict(type='PackInputs')],
+            ),
+            sampler=dict(type='DefaultSampler', shuffle=True),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=max_epochs),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
+        custom_hooks=[dict(type='frskd_mm.EpochSeedHook')],
+        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+        resume=resume,
+        randomness=dict(seed=0),
+        default_scope='mmpretrain',
+        experiment_name=f'{work_dir.name}_{resume}',
+        log_level='ERROR',
+    )
+
+
+class StopInThirdEpoch(Hook):
+    """Interrupt a run after some iterations of the third epoch."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.epoch == 2 and batch_idx == 1:
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_ps_kd_run_equals_the_uninterrupted_one(tmp_path):
+    whole = Runner.from_cfg(runner_cfg(tmp_path / 'whole', max_epochs=3))
+    whole.train()
+    first = Runner.from_cfg(runner_cfg(tmp_path / 'parts', max_epochs=3))
+    first.register_hook(StopInThirdEpoch())
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    second = Runner.from_cfg(runner_cfg(tmp_path / 'parts', max_epochs=3, resume=True))
+    second.train()
+    expected, got = whole.model.state_dict(), second.model.state_dict()
+    assert (expected['distiller.predictions'].sum(dim=1) > 0).all()
+    assert expected.keys() == got.keys()
+    for key in expected:
+        assert torch.equal(expected[key], got[key]), key
+
+
+def test_ps_kd_says_what_is_missing():
+    with pytest.raises(ValueError, match="add 'sample_idx' to the meta_keys"):
+        ps_kd().loss(**toy_batch(2))
+    with pytest.raises(ValueError, match='sample_idx 20 .* num_samples=20'):
+        ps_kd().loss(**batch_of([3, 20]))
+    with pytest.raises(ValueError, match='alpha must lie in'):
+        ps_kd(alpha=1.2)
+
+
+def _loss_in_process(rank: int, port: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    dist.init_process_group('gloo', rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = ps_kd()
+    torch.manual_seed(rank)
+    batch = batch_of([rank, 4 + rank])
+    logits = logits_of(model, batch['inputs']).detach()
+    model.loss(**batch)
+    torch.save((model.distiller.predictions, logits.softmax(dim=1)), f'{folder}/{rank}')
+    dist.destroy_process_group()
+
+
+def test_processes_share_their_predictions(tmp_path):
+    port = 20000 + os.getpid() % 20000
+    mp.spawn(_loss_in_process, args=(port, str(tmp_path)), nprocs=2)
+    (first, probs_0), (second, probs_1) = (torch.load(tmp_path / r) for r in '01')
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first[[0, 4]], probs_0)
+    torch.testing.assert_close(first[[1, 5]], probs_1)
+
+
+@pytest.mark.parametrize(
+    'cfg',
+    [
+        dict(),
+        dict(alpha=0.5, temperature=2.0, correct_prob=0.9),
+        dict(student_temperature=20.0, loss_weight=3.0),
+    ],
+)
+def test_tf_kd_equals_its_equation(cfg: Dict[str, float]):
+    alpha = cfg.get('alpha', 0.1)
+    temperature = cfg.get('temperature', 20.0)
+    right = cfg.get('correct_prob', 0.99)
+
+    def reference(model: nn.Module, images: Tensor, samples: List[Any]) -> Dict:
+        logits = logits_of(model, images)
+        divergence = 0.0
+        for row, label in zip(logits, labels_of(samples)):
+            virtual = torch.full((CLASSES,), (1 - right) / (CLASSES - 1))
+            virtual[label] = right
+            target = (virtual / temperature).softmax(dim=0)
+            log_probs = (row / cfg.get('student_temperature', 1.0)).log_softmax(dim=0)
+            divergence = divergence + (target * (target.log() - log_probs)).sum()
+        return {
+            'student.loss': (1 - alpha) * cross_entropy(logits, samples),
+            'loss_tf_kd': alpha
+            * cfg.get('loss_weight', 1.0)
+            * divergence
+            / len(logits),
+        }
+
+    assert_parity(
+        distilled(dict(type='frskd_mm.TfKDReg', **cfg)), toy_batch(4), reference
+    )
+
+
+def test_tf_kd_refuses_impossible_arguments():
+    with pytest.raises(ValueError, match='correct_prob in'):
+        distilled(dict(type='frskd_mm.TfKDReg', correct_prob=1.5))
+    with pytest.raises(ValueError, match='Temperatures must be positive'):
+        distilled(dict(type='frskd_mm.TfKDReg', temperature=0.0))
+
+
+@pytest.mark.parametrize(
+    ('build', 'term'), [(ps_kd, 'loss_ps_kd'), (None, 'loss_tf_kd')]
+)
+def test_each_term_trains_the_student(build, term: str):
+    model = build() if build else distilled(dict(type='frskd_mm.TfKDReg'))
+    losses = model.loss(**batch_of([0, 1, 2]))
+    for name in ('student.loss', term):
+        assert parts_reached(model, losses[name]) == {'backbone', 'head'}
+
+
+@pytest.mark.parametrize(
+    'method', [dict(type='frskd_mm.TfKDReg'), dict(type='frskd_mm.PSKD', num_samples=9)]
+)
+def test_a_plain_student_stays(method: Dict[str, Any]):
+    model = distilled(method)
+    model.loss(**batch_of([0, 1]))
+    ours, plain = plain_prediction(model, torch.randn(2, 3, 16, 16))
+    assert torch.equal(ours, plain)
+
+
+def test_label_smoothing_of_the_host_is_the_usual_one():
+    from mmpretrain.models.losses import LabelSmoothLoss
+
+    logits, labels = torch.randn(5, CLASSES), torch.tensor([0, 3, 9, 3, 1])
+    loss = LabelSmoothLoss(label_smooth_val=0.1, num_classes=CLASSES)
+    targets = 0.9 * torch.eye(CLASSES)[labels] + 0.1 / CLASSES
+    torch.testing.assert_close(
+        loss(logits, labels), soft_cross_entropy(logits, targets)
+    )
