@@ -158,8 +158,10 @@ def _changes(student: Any, twin: Any, path: str = '') -> List[str]:
         both = enumerate(zip(student, twin))
         pairs = [(f'{path}[{i}]', before, after) for i, (before, after) in both]
     else:
-        same = student == twin
-        return [] if same else [f'{path.lstrip(".")}: {student} -> {twin}']
+        if student == twin:
+            return []
+        change = 'left out' if twin is None else f'{student} -> {twin}'
+        return [f'{path.lstrip(".")}: {change}']
     return [change for key, *both in pairs for change in _changes(*both, key)]
 
 
