@@ -65,6 +65,8 @@ class Recorder:
 class Replayer(Recorder):
     """Let methods return given values, one a call, instead of running.
 
+    What is returned is recorded as well.
+
     Targets without given values run and are recorded, as by :class:`Recorder`.
 
     Args:
@@ -86,7 +88,9 @@ class Replayer(Recorder):
 
         @wraps(method)
         def replayed(*args: Any, **kwargs: Any) -> Any:
-            return next(self.values[name])
+            output = next(self.values[name])
+            self.outputs[name].append(output)
+            return output
 
         return replayed
 

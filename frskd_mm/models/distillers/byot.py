@@ -156,9 +156,10 @@ class BYOT(BaseDistiller):
             with self.task.record_twin(twin, deepest) as shallow:
                 branch_losses = twin.loss(branch_feats, data_samples)
             losses.update(with_prefix(name, branch_losses, factor=self.label_weight))
-            losses[f'{name}.loss_kd'] = self.task.soft_label_loss(
-                self.soft_label, twin, shallow, deepest, data_samples
-            )
+            if self.soft_label.loss_weight:
+                losses[f'{name}.loss_kd'] = self.task.soft_label_loss(
+                    self.soft_label, student, shallow, deepest, data_samples
+                )
             losses[f'{name}.loss_hint'] = self.hint_weight * self._hint(
                 branch_feats[-1], feats[-1].detach()
             )

@@ -63,10 +63,10 @@ class PretrainedTeacher(BaseDistiller):
     Args:
         student (BaseModel): The built student, given by ``Distilled``.
         student_cfg (ConfigDict): Its config, given by ``Distilled``.
+        soft_label (dict): L_KD; its ``loss_weight`` is alpha.
         teacher (dict | str): The teacher's model config, or a config file
             with one. Of a distilled model, the student is the teacher.
         checkpoint (str): Its weights, a path or a URL.
-        soft_label (dict): L_KD; its ``loss_weight`` is alpha.
         feature_loss (dict, optional): L_F, ``AttentionTransferLoss``,
             ``FitNetLoss`` or ``OverhaulLoss`` (with ``margin='batch'``); its
             ``loss_weight`` is beta. None by default: logits alone.
@@ -84,13 +84,15 @@ class PretrainedTeacher(BaseDistiller):
         FileNotFoundError: If the checkpoint does not exist.
     """
 
+    reads_levels = True
+
     def __init__(
         self,
         student: BaseModel,
         student_cfg: ConfigDict,
-        teacher: Union[dict, str],
-        checkpoint: str,
         soft_label: dict,
+        teacher: Union[dict, str, None] = None,
+        checkpoint: Optional[str] = None,
         feature_loss: Optional[dict] = None,
         student_loss_weight: float = 1.0,
         weight_schedule: Optional[dict] = None,
@@ -98,10 +100,11 @@ class PretrainedTeacher(BaseDistiller):
         input_size: Optional[Tuple[int, int]] = None,
     ) -> None:
         super().__init__(student)
-        if not checkpoint:
+        if not teacher or not checkpoint:
             raise ValueError(
-                'PretrainedTeacher needs the weights of a trained teacher. Set '
-                "distiller.checkpoint='path/to/teacher.pth'."
+                'PretrainedTeacher needs a trained teacher. Set '
+                "distiller.teacher='its/config.py' (or its model config) and "
+                "distiller.checkpoint='its/weights.pth'."
             )
         self.checkpoint = checkpoint
         self.student_loss_weight = student_loss_weight

@@ -225,9 +225,12 @@ def test_building_needs_no_checkpoint_but_training_does(tmp_path):
         model.init_weights()
 
 
-def test_no_checkpoint_named():
-    with pytest.raises(ValueError, match='distiller.checkpoint='):
-        toy_model(distiller_cfg(''))
+@pytest.mark.parametrize('missing', ['teacher', 'checkpoint'])
+def test_no_teacher_or_checkpoint_named(missing, checkpoint):
+    cfg = distiller_cfg(checkpoint)
+    cfg.pop(missing)
+    with pytest.raises(ValueError, match='distiller.teacher=.*distiller.checkpoint='):
+        toy_model(cfg)
 
 
 def test_checkpoint_of_another_architecture(tmp_path):

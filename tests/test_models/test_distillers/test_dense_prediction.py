@@ -1,0 +1,156 @@
+"""The comparators that carry over to segmentation and detection."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from test_detection.det_toys import batch as detection_batch
+from test_detection.det_toys import student_cfg as detector_cfg
+
+pytest.importorskip('mmseg')
+pytest.importorskip('mmdet')
+
+TASKS = ('segmentation', 'retinanet', 'faster_rcnn')
+SOFT_LABELS = {
+    'segmentation': 'frskd_mm.PixelSoftLabelLoss',
+    'retinanet': 'frskd_mm.DetSoftLabelLoss',
+    'faster_rcnn': 'frskd_mm.DetSoftLabelLoss',
+}
+FEATURE_TERMS = {
+    'loss_at': dict(type='frskd_mm.AttentionTransferLoss'),
+    'loss_fitnet': dict(type='frskd_mm.FitNetLoss'),
+    'loss_overhaul': dict(type='frskd_mm.OverhaulLoss', margin='batch'),
+}
+
+
+def segmentor_cfg():
+    return dict(
+        type='mmseg.EncoderDecoder',
+        backbone=dict(
+            type='mmseg.ResNet', depth=18, base_channels=8, norm_cfg=dict(type='BN')
+        ),
+        decode_head=dict(
+            type='mmseg.FCNHead',
+            in_channels=64,
+            in_index=3,
+            channels=8,
+            num_classes=5,
+            norm_cfg=dict(type='BN'),
+        ),
+        train_cfg=dict(),
+        test_cfg=dict(mode='whole'),
+    )
+
+
+def segmentation_batch():
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    samples = []
+    for _ in range(2):
+        sample = SegDataSample(metainfo=dict(img_shape=(64, 64)))
+        sample.gt_sem_seg = PixelData(data=torch.randint(0, 5, (1, 64, 64)))
+        samples.append(sample)
+    return dict(inputs=torch.randn(2, 3, 64, 64), data_samples=samples)
+
+
+def student_of(task):
+    return segmentor_cfg() if task == 'segmentation' else detector_cfg(task)
+
+
+def batch_of(task):
+    return segmentation_batch() if task == 'segmentation' else detection_batch()
+
+
+def build(task, distiller):
+    model = MODELS.build(
+        dict(type='frskd_mm.Distilled', student=student_of(task), distiller=distiller)
+    )
+    model.init_weights()
+    return model.train()
+
+
+def losses_of(model, task):
+    """The terms; every parameter that the plain student trains must be trained."""
+    data = batch_of(task)
+    plain = MODELS.build(student_of(task))
+    plain_total, _ = plain.parse_losses(
+        plain.loss(data['inputs'], deepcopy(data['data_samples']))
+    )
+    plain_total.backward()
+    unused = tuple(
+        name for name, param in plain.named_parameters() if param.grad is None
+    )
+
+    losses = model.loss(data['inputs'], data['data_samples'])
+    total, log = model.parse_losses(losses)
+    total.backward()
+    assert torch.isfinite(total)
+    strays = [
+        name
+        for name, param in model.named_parameters()
+        if param.requires_grad and param.grad is None and not name.endswith(unused)
+    ]
+    assert not strays
+    return {**losses, **log}
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_byot_gives_auxiliary_heads_of_the_students_kind(task):
+    soft_label = dict(type=SOFT_LABELS[task], temperature=1.0)
+    model = build(task, dict(type='frskd_mm.BYOT', soft_label=soft_label))
+    losses = losses_of(model, task)
+    for level in range(len(model.distiller.branches)):
+        assert losses[f'branch_{level}.loss_kd'] > 0
+        assert losses[f'branch_{level}.loss_hint'] > 0
+    assert len(model.distiller.branches) >= 2
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_sad(task):
+    assert losses_of(build(task, dict(type='frskd_mm.SAD')), task)['loss_sad'] > 0
+
+
+@pytest.mark.parametrize('term', FEATURE_TERMS)
+@pytest.mark.parametrize('task', TASKS)
+def test_pretrained_teacher(task, term, tmp_path):
+    torch.manual_seed(1)
+    teacher = MODELS.build(student_of(task))
+    teacher.init_weights()
+    checkpoint = str(tmp_path / 'teacher.pth')
+    torch.save(dict(state_dict=teacher.state_dict()), checkpoint)
+    model = build(
+        task,
+        dict(
+            type='frskd_mm.PretrainedTeacher',
+            teacher=student_of(task),
+            checkpoint=checkpoint,
+            soft_label=dict(type=SOFT_LABELS[task], temperature=1.0),
+            feature_loss=FEATURE_TERMS[term],
+        ),
+    )
+    losses = losses_of(model, task)
+    assert losses['loss_kd'] > 0
+    assert losses[term] > 0
+
+
+@pytest.mark.parametrize('term', ['loss_fitnet', 'loss_overhaul'])
+@pytest.mark.parametrize('task', TASKS)
+def test_frskd_with_each_feature_term(task, term):
+    model = build(
+        task,
+        dict(
+            type='frskd_mm.FRSKD',
+            neck=dict(type='frskd_mm.BiFPNc', width=1),
+            soft_label=dict(type=SOFT_LABELS[task], temperature=1.0),
+            feature_loss=dict(type=FEATURE_TERMS[term]['type']),
+        ),
+    )
+    assert losses_of(model, task)[term] > 0
+
+
+@pytest.mark.parametrize('task', ['segmentation', 'retinanet'])
+def test_one_is_for_classification(task):
+    with pytest.raises(TypeError, match='ONE is for classification'):
+        build(task, dict(type='frskd_mm.ONE', soft_label=dict()))
