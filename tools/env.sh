@@ -84,14 +84,16 @@ from torch.utils.cpp_extension import CUDA_HOME
 
 wanted = torch.version.cuda
 if wanted is None or not (torch.cuda.is_available() or os.getenv('FORCE_CUDA') == '1'):
-    sys.exit('No CUDA GPU was found')
+    print('No CUDA GPU was found')
+    sys.exit(1)
 nvcc = os.path.join(CUDA_HOME or '', 'bin', 'nvcc')
 found = 'none'
 if os.path.exists(nvcc):
     answer = subprocess.run([nvcc, '--version'], capture_output=True, text=True).stdout
     found = ''.join(re.findall(r'release ([\d.]+)', answer))
 if found.split('.')[0] != wanted.split('.')[0]:
-    sys.exit(f'A GPU, but no CUDA toolkit {wanted} was found (found: {found})')
+    print(f'A GPU, but no CUDA toolkit {wanted} was found (found: {found})')
+    sys.exit(1)
 print(f'A GPU and CUDA toolkit {found} were found')
 PYTHON
 }
@@ -104,7 +106,7 @@ print(get_compiling_cuda_version())'
 
 install_mmcv() {
     local reason kind='CPU' options=()
-    if reason=$(has_cuda_toolkit 2>&1); then
+    if reason=$(has_cuda_toolkit 2>/dev/null); then
         export FORCE_CUDA=1
         kind='CPU and the GPU'
         # A wheel that pip kept or finds elsewhere may be one for the CPU alone.
