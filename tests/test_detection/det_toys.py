@@ -1,12 +1,13 @@
 """Tiny detectors of every family, and batches, for the detection tests."""
 
 from copy import deepcopy
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from torch import Tensor
 
 NUM_CLASSES = 3
 GN = dict(type='GN', num_groups=4)
@@ -452,3 +453,8 @@ def _sample(boxes: List[Sequence[float]], height: int, width: int, masks: bool) 
 def family_batch(family: str, **kwargs: Any) -> Dict[str, Any]:
     """Return a batch with what the family needs."""
     return batch(masks=family == 'mask_rcnn', **kwargs)
+
+
+def total_loss(model: torch.nn.Module, data: Dict[str, Any]) -> Tuple[Tensor, dict]:
+    """Return the sum of a batch's terms, and their values by name."""
+    return model.parse_losses(model.loss(data['inputs'], data['data_samples']))
