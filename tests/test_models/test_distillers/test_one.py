@@ -106,6 +106,12 @@ def test_branches_start_differently_and_like_the_backbone():
         assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
 
 
+def test_branches_of_a_backbone_without_init_cfg_start_differently():
+    model = toy_model(one_cfg(), init_cfg=[])
+    first, second = (branch.stage[0].conv2 for branch in model.distiller.branches)
+    assert not torch.equal(first.weight, second.weight)
+
+
 def test_number_of_branches():
     losses = toy_model(one_cfg(num_branches=2))(**toy_batch(), mode='loss')
     assert set(losses) == {'student.loss', 'branch_2.loss', 'ensemble.loss', 'loss_kd'}
