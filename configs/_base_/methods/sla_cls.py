@@ -1,2 +1,5 @@
-# python tools/train.py CONFIG --method sla
-_base_ = '../sla_cls.py'
+# SLA-SD: the aggregate of four rotations teaches the plain head.
+distiller = dict(
+    type='frskd_mm.SLA',
+    soft_label=dict(type='frskd_mm.SoftLabelLoss', temperature=1.0, loss_weight=1.0),
+)
