@@ -16,6 +16,8 @@ EXPERIMENTS = sorted(
 CLASSIFICATION = [
     path for path in EXPERIMENTS if path.parent.name not in ('mmseg', 'mmdet')
 ]
+# Comparisons that take the plain student's images as they are.
+SAME_DATA = ('byot', 'frskd-fitnet', 'frskd-overhaul', 'kd', 'kd-at', 'one', 'sad')
 
 
 def build_model(cfg, folder):
@@ -38,14 +40,18 @@ def build_model(cfg, folder):
     return model
 
 
-def fake_batch(size=4):
-    """Images and labels as CIFAR-100's data loader gives them."""
+def fake_batch(size=4, partner=None):
+    """Images and labels as CIFAR-100's data loader gives them, or pairs of them."""
+    samples = [
+        DataSample(metainfo=dict(sample_idx=i)).set_gt_label(torch.tensor([i % 2]))
+        for i in range(size)
+    ]
+    if partner is not None:
+        for sample in samples[size // 2 :]:
+            sample.set_metainfo(dict(partner=partner))
     return dict(
         inputs=torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8),
-        data_samples=[
-            DataSample(metainfo=dict(sample_idx=i)).set_gt_label(torch.tensor([i % 2]))
-            for i in range(size)
-        ],
+        data_samples=samples,
     )
 
 
@@ -58,7 +64,12 @@ def test_comparisons_share_the_schedule():
     """A distilled config trains on its plain student's recipe."""
     for name in ('resnet18', 'wrn16-2'):
         plain = Config.fromfile(CONFIGS / f'{name}_cifar100.py')
-        for path in CONFIGS.glob(f'frskd*_{name}_cifar100.py'):
+        ending = f'_{name}_cifar100.py'
+        paths = [
+            *CONFIGS.glob(f'frskd*{ending}'),
+            *(CONFIGS / 'comparison' / f'{method}{ending}' for method in SAME_DATA),
+        ]
+        for path in paths:
             cfg = Config.fromfile(path)
             for key in (
                 'optim_wrapper',
@@ -87,7 +98,8 @@ def test_config_trains_one_step(path, tmp_path):
         HOOKS.build(hook)
     assert DATASETS.get(cfg.train_dataloader.dataset.type) is not None
 
-    data = model.data_preprocessor(fake_batch(), True)
+    batch = fake_batch(partner=cfg.train_dataloader.dataset.get('partner'))
+    data = model.data_preprocessor(batch, True)
     total, log_vars = model.parse_losses(model(**data, mode='loss'))
     total.backward()
     assert torch.isfinite(total)
