@@ -56,9 +56,14 @@ def test_what_was_inferred_is_printed(caplog):
     caplog.set_level(logging.INFO, logger='self_teacher')
     build(toy_student_cfg())
     logger.removeHandler(caplog.handler)
-    assert 'backbone maps (C, H, W) (8, 64, 64), (16, 32, 32)' in caplog.text
-    assert 'refined to [16, 32, 64, 128] channels by BiFPNc' in caplog.text
-    assert 'in_channels=128' in caplog.text
+    assert 'inferred with an image of 64x64' in caplog.text
+    lines = [' '.join(line.split()) for line in caplog.text.splitlines()]
+    assert 'backbone (ResNet_CIFAR) -> BiFPNc -> twin' in lines
+    for level, channels in enumerate((8, 16, 32, 64)):
+        stride = 2**level
+        shape = f'({channels}, {64 // stride}, {64 // stride})'
+        assert f'{level} {stride} {shape} {2 * channels}' in lines
+    assert 'head.in_channels: 64 -> 128' in lines
 
 
 def test_dry_forward_leaves_the_student_as_it_was():

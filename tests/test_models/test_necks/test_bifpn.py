@@ -123,6 +123,46 @@ def test_width_multiplies_each_level(width):
     compare(neck, random_feats(2, [(8, 8), (4, 4), (2, 2)], channels), 'nearest')
 
 
+@pytest.mark.parametrize('num_layers', [1, 2])
+@pytest.mark.parametrize('last_bottom_up', [0, 1, 2])
+@pytest.mark.parametrize('kind', NECKS)
+def test_shortened_bottom_up_pass_gives_the_same_maps_up_to_its_end(
+    kind, last_bottom_up, num_layers
+):
+    """Beyond its end T_i = P_i, and no parameter is left without a use."""
+    channels, maps = [2, 3, 4], [(8, 8), (4, 4), (2, 2)]
+    whole = build(kind, channels, num_layers=num_layers).eval()
+    short = NECKS[kind](
+        channels, num_layers=num_layers, last_bottom_up=last_bottom_up
+    ).double()
+    weights = whole.state_dict()
+    for name, target in short.eval().state_dict().items():
+        # A lateral without L' is the first half of the fused one.
+        if target.dim():
+            target.copy_(weights[name][: len(target)])
+    feats = random_feats(2, maps, channels)
+    expected = whole(feats)[: last_bottom_up + 1]
+    outs = short(feats)
+    assert [out.shape for out in outs] == [out.shape for out in whole(feats)]
+    torch.testing.assert_close(outs[: last_bottom_up + 1], expected)
+    # Raises if a parameter has no use.
+    torch.autograd.grad(scalar_of(outs), list(short.parameters()))
+
+
+@pytest.mark.parametrize('kind', NECKS)
+def test_maps_beyond_the_bottom_up_pass_are_those_of_the_top_down_pass(kind):
+    channels, maps = [2, 3, 4, 2], [(8, 8), (4, 4), (2, 2), (1, 1)]
+    neck = NECKS[kind](channels, last_bottom_up=1).double()
+    feats, tops = random_feats(3, maps, channels), {}
+    for level, conv in enumerate(neck.layers[0].top_down_convs):
+        conv.register_forward_hook(lambda m, x, y, i=level: tops.update({i: y}))
+    outs = neck(feats, preact=True)
+    assert torch.equal(outs[2], tops[2])
+    assert not torch.equal(outs[1], tops[1])
+    lateral = neck.layers[0].laterals[3](feats[3])
+    torch.testing.assert_close(outs[3], lateral)
+
+
 def test_default_width_is_two():
     assert BiFPNc([16, 32]).out_channels == [32, 64]
     assert BiFPN([16, 32]).out_channels == [256, 256]
@@ -244,6 +284,10 @@ def test_is_found_from_the_root_registry(kind):
         (dict(in_channels=64), r'at least two feature maps.*in_channels is 64'),
         (dict(depth=0), r'depth of {} must be >= 1, got 0'),
         (dict(num_layers=0), r'num_layers of {} must be >= 1, got 0'),
+        (
+            dict(last_bottom_up=2),
+            r'last_bottom_up of {} must be .* 0 to 1, got 2',
+        ),
         (dict(upsample_mode='cubic'), r"one of \('nearest', 'bilinear'\), got 'cubic'"),
     ],
 )
