@@ -23,15 +23,24 @@ def _register_missing(host: str, *names: str) -> None:
 
 if has_host('mmpretrain'):
     from .cifar100 import CIFAR100
+    from .digit_scenes_cls import DigitScenesCls
     from .digits import Digits
 
-    __all__ += ['CIFAR100', 'Digits']
+    __all__ += ['CIFAR100', 'DigitScenesCls', 'Digits']
 else:
-    _register_missing('mmpretrain', 'CIFAR100', 'Digits')
+    _register_missing('mmpretrain', 'CIFAR100', 'DigitScenesCls', 'Digits')
 
 if has_host('mmseg'):
     from .camvid import CamVid
+    from .digit_scenes_seg import DigitScenesSeg
 
-    __all__ += ['CamVid']
+    __all__ += ['CamVid', 'DigitScenesSeg']
 else:
-    _register_missing('mmseg', 'CamVid')
+    _register_missing('mmseg', 'CamVid', 'DigitScenesSeg')
+
+if has_host('mmdet'):
+    from .digit_scenes_det import DigitScenesDet
+
+    __all__ += ['DigitScenesDet']
+else:
+    _register_missing('mmdet', 'DigitScenesDet')
