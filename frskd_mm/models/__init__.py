@@ -7,9 +7,10 @@ from .losses import (
     AttentionTransferLoss,
     DetAttentionTransferLoss,
     DetSoftLabelLoss,
+    PixelSoftLabelLoss,
     SoftLabelLoss,
 )
-from .necks import BiFPN, BiFPNc
+from .necks import BiFPN, BiFPNc, BiFPNSeg, FPNBiFPNSeg
 from .self_teacher import SelfTeacher
 from .weight_schedule import WeightSchedule
 
@@ -17,12 +18,15 @@ __all__ = [
     'AttentionTransferLoss',
     'BaseDistiller',
     'BiFPN',
+    'BiFPNSeg',
     'BiFPNc',
     'DetAttentionTransferLoss',
     'DetSoftLabelLoss',
     'Distilled',
+    'FPNBiFPNSeg',
     'FRSKD',
     'PassThrough',
+    'PixelSoftLabelLoss',
     'SelfTeacher',
     'SoftLabelLoss',
     'WeightSchedule',
