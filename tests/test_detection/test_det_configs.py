@@ -46,7 +46,9 @@ def test_configs_were_found():
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_config_trains_one_step(path):
     cfg, model = build(path)
-    total, logs = total_loss(model, batch(masks='mask-rcnn' in path.stem))
+    total, logs = total_loss(
+        model, batch(boxes=([[4, 6, 40, 44]],), masks='mask-rcnn' in path.stem)
+    )
     total.backward()
     assert torch.isfinite(total)
     if not path.stem.startswith('frskd'):
