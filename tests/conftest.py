@@ -26,7 +26,7 @@ def _fresh_mmengine_state():
             manager._instance_dict.clear()
 
 
-@pytest.fixture()
+@pytest.fixture
 def repo() -> Path:
     """Root of the checkout."""
     return REPO
