@@ -1,0 +1,29 @@
+"""Draw a distilled model: ``python tools/draw_architecture.py CONFIG OUT``."""
+
+import argparse
+
+import torch
+from mmengine.registry import MODELS, init_default_scope
+
+import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
+from frskd_mm.engine import load_config
+from frskd_mm.visualization.architecture import draw_architecture
+
+
+def main() -> None:
+    """Build the model and draw it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of a model with FRSKD')
+    parser.add_argument('out', help='picture to write, .png or .svg')
+    parser.add_argument(
+        '--size', type=int, nargs=2, default=(32, 32), help='image height and width'
+    )
+    args = parser.parse_args()
+    cfg = load_config(args.config)
+    init_default_scope(cfg.default_scope)
+    draw_architecture(MODELS.build(cfg.model), torch.zeros(1, 3, *args.size), args.out)
+    print(args.out)
+
+
+if __name__ == '__main__':
+    main()
