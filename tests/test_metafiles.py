@@ -1,0 +1,60 @@
+"""Metafiles, configs, README and docs agree."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPO = Path(__file__).resolve().parents[1]
+INDEX = yaml.safe_load((REPO / 'model-index.yml').read_text())['Import']
+METAFILES = [yaml.safe_load((REPO / path).read_text()) for path in INDEX]
+MODELS = [model for metafile in METAFILES for model in metafile['Models']]
+PAGES = [REPO / 'README.md', *sorted((REPO / 'docs').rglob('*.md'))]
+
+
+def test_every_config_is_listed_once():
+    listed = [model['Config'] for model in MODELS]
+    configs = [
+        str(path.relative_to(REPO))
+        for path in (REPO / 'configs').rglob('*.py')
+        if '_base_' not in path.parts
+    ]
+    assert sorted(listed) == sorted(configs)
+    assert len(listed) > 50
+
+
+@pytest.mark.parametrize('model', MODELS, ids=lambda model: model['Name'])
+def test_entry_names_its_config(model):
+    assert Path(model['Config']).stem == model['Name']
+    assert model['Metadata']['Status'] in ('verified', 'example')
+    assert (model.get('In Collection') == 'FRSKD') == model['Name'].startswith('frskd')
+
+
+def test_collection_is_the_cited_paper():
+    (collection,) = METAFILES[0]['Collections']
+    cited = yaml.safe_load((REPO / 'CITATION.cff').read_text())['preferred-citation']
+    assert collection['Paper'] == {'URL': cited['url'], 'Title': cited['title']}
+    assert (REPO / collection['README']).is_file()
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_and_commands_name_files_that_exist(page):
+    text = page.read_text()
+    links = re.findall(r'\]\((?!https?:|#)([^)#]+)', text)
+    for link in links:
+        assert (page.parent / link).exists(), f'{page.name} links {link}'
+    for path in re.findall(
+        r'(?<![\w:/.-])((?:configs|tools)/[\w./-]+\.(?:py|sh))', text
+    ):
+        assert (REPO / path).is_file(), f'{page.name} names {path}'
+
+
+def test_config_in_the_readme_is_the_file():
+    readme = (REPO / 'README.md').read_text()
+    code = re.search(r'```python\n# (configs/\S+)\n(.*?)```', readme, re.DOTALL)
+    shown, written = (
+        [line.split('#')[0].rstrip() for line in text.splitlines()]
+        for text in (code.group(2), (REPO / code.group(1)).read_text())
+    )
+    assert [s for s in shown if s] == [w for w in written if w]
