@@ -1,0 +1,63 @@
+"""Compare finished runs: ``python tools/plot_runs.py --run NAME DIR [DIR ...]``."""
+
+import argparse
+from glob import glob
+from os import path as osp
+from statistics import mean, stdev
+from typing import List
+
+from frskd_mm.visualization.learning_curves import draw_learning_curves, read_curves
+
+
+def find_log(work_dir: str) -> str:
+    """Return the scalars of the newest run in a work directory.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    logs = sorted(glob(osp.join(work_dir, '*', 'vis_data', 'scalars.json')))
+    if not logs:
+        raise FileNotFoundError(
+            f'{work_dir} has no log of a training (*/vis_data/scalars.json).'
+        )
+    return logs[-1]
+
+
+def describe(values: List[float]) -> str:
+    """Format mean ± standard deviation and the single values."""
+    spread = f' ± {stdev(values):.2f}' if len(values) > 1 else ''
+    return f'{mean(values):.2f}{spread}  ({", ".join(f"{v:.2f}" for v in values)})'
+
+
+def main() -> None:
+    """Print the final metric of each method and draw the curves."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--run',
+        nargs='+',
+        action='append',
+        required=True,
+        metavar=('NAME', 'DIR'),
+        help="a method's name and its work directories, one a seed; repeat it",
+    )
+    parser.add_argument('--metric', default='accuracy/top1', help='metric in the log')
+    parser.add_argument(
+        '--scale', type=float, default=1.0, help='100 if the metric is a fraction'
+    )
+    parser.add_argument('--label', help='name of the metric in the picture')
+    parser.add_argument('--title', default='', help='heading of the picture')
+    parser.add_argument('--out', help='PNG of the learning curves to write')
+    args = parser.parse_args()
+    runs = {
+        name: [read_curves(find_log(d), args.metric, args.scale) for d in work_dirs]
+        for name, *work_dirs in args.run
+    }
+    for name, seeds in runs.items():
+        print(f'{name}: {describe([seed.metrics[-1] for seed in seeds])}')
+    if args.out:
+        draw_learning_curves(runs, args.label or args.metric, args.title, args.out)
+        print(args.out)
+
+
+if __name__ == '__main__':
+    main()
