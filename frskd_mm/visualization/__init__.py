@@ -1,0 +1,1 @@
+"""Pictures of models, feature maps and runs."""
