@@ -1,4 +1,4 @@
-# 25 epochs from scratch, SGD with polynomial decay; sized for one CPU core.
+# 30 epochs from scratch, SGD with polynomial decay; sized for one CPU core.
 _base_ = 'mmseg::_base_/default_runtime.py'
 optim_wrapper = dict(
     type='OptimWrapper',
@@ -9,12 +9,12 @@ param_scheduler = [
         type='PolyLR',
         eta_min=1e-4,
         power=0.9,
-        end=25,
+        end=30,
         by_epoch=True,
         convert_to_iter_based=True,
     )
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=25, val_interval=5)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=30, val_interval=5)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 log_processor = dict(by_epoch=True)
