@@ -43,7 +43,8 @@ def wrap(
     det or seg, or ``NAME.py`` for all of them. It holds ``distiller``; if the
     method needs other batches also ``dataset_wrapper``, the config of a data
     set around the training set. Whatever else it holds is merged into the
-    config.
+    config. A file without ``distiller``, as that of label smoothing, changes the
+    plain model, whose head must then have the cross-entropy loss.
 
     Args:
         cfg: Config of mmpretrain, mmseg or mmdet, or one's own of that form;
@@ -58,8 +59,8 @@ def wrap(
 
     Raises:
         ValueError: If the method is unknown for the task, the config has no
-            model or a distilled one, or the backbone does not give the maps
-            that the method reads.
+            model or a distilled one, the backbone does not give the maps that
+            the method reads, or the head not the loss that it replaces.
 
     Example:
         >>> cfg = load_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
@@ -85,14 +86,19 @@ def wrap(
         built = _build(student, cfg)
         task = task_of(built)
         settings = _read_method(method, TASK_NAMES[type(task)])
-        settings.merge_from_dict(dict(distiller=given))
-        settings.merge_from_dict(dict(distiller=distiller or {}))
-        chosen = settings._cfg_dict.pop('distiller')
-        reads_levels = getattr(MODELS.get(chosen.type), 'reads_levels', False)
-        if reads_levels and isinstance(task, ClassificationTask):
-            input_size = _choose_input_size(task, built, chosen)
-            _ask_for_levels(task, student, built, cfg, input_size)
-    cfg.model = dict(type='frskd_mm.Distilled', student=student, distiller=chosen)
+        if 'distiller' in settings:
+            settings.merge_from_dict(dict(distiller=given))
+            settings.merge_from_dict(dict(distiller=distiller or {}))
+            chosen = settings._cfg_dict.pop('distiller')
+            reads_levels = getattr(MODELS.get(chosen.type), 'reads_levels', False)
+            if reads_levels and isinstance(task, ClassificationTask):
+                input_size = _choose_input_size(task, built, chosen)
+                _ask_for_levels(task, student, built, cfg, input_size)
+            model = dict(type='frskd_mm.Distilled', student=student, distiller=chosen)
+        else:
+            _check_plain_method(method, student, given or distiller)
+            model = student
+    cfg.model = model
     wrapper = settings._cfg_dict.pop('dataset_wrapper', None)
     if wrapper is not None:
         loader = cfg.train_dataloader
@@ -133,6 +139,23 @@ def _read_method(method: str, task: str) -> Config:
             f'{", ".join([PLAIN, *sorted(files)])}.'
         )
     return Config.fromfile(files[method])
+
+
+def _check_plain_method(method: str, model: ConfigDict, distiller: Any) -> None:
+    """Refuse a method that would replace another loss or ignore settings."""
+    if distiller:
+        raise ValueError(
+            f'{method} has no distiller, but settings for one were given: {distiller}. '
+            'Remove model.distiller.'
+        )
+    # The classifiers' default, written down so that it can be replaced.
+    loss = model.head.setdefault('loss', dict(type='CrossEntropyLoss'))['type']
+    if loss.split('.')[-1] != 'CrossEntropyLoss':
+        raise ValueError(
+            f'{method} replaces the cross-entropy loss of the head, but '
+            f'model.head.loss.type is {loss!r}. Use another method, or set '
+            "model.head.loss=dict(type='CrossEntropyLoss')."
+        )
 
 
 def _build(student: ConfigDict, cfg: Config) -> BaseModel:
