@@ -26,8 +26,9 @@ PLAIN = 'none'
 #: How the method files name the tasks.
 TASK_NAMES = {ClassificationTask: 'cls', DetectionTask: 'det', SegmentationTask: 'seg'}
 MAX_LEVELS = 4
-#: Tried where a backbone cannot take the small image of the dry forward.
-IMAGENET_SIZE = (224, 224)
+#: Tried where a backbone cannot take the small image of the dry forward and
+#: names no size of its own.
+IMAGENET_SIZE = 224
 
 
 def wrap(
@@ -92,7 +93,7 @@ def wrap(
             chosen = settings._cfg_dict.pop('distiller')
             reads_levels = getattr(MODELS.get(chosen.type), 'reads_levels', False)
             if reads_levels and isinstance(task, ClassificationTask):
-                input_size = _choose_input_size(task, built, chosen)
+                input_size = _choose_input_size(task, student, built, chosen)
                 _ask_for_levels(task, student, built, cfg, input_size)
             model = dict(type='frskd_mm.Distilled', student=student, distiller=chosen)
         else:
@@ -167,7 +168,7 @@ def _build(student: ConfigDict, cfg: Config) -> BaseModel:
 
 
 def _choose_input_size(
-    task: Task, built: BaseModel, distiller: ConfigDict
+    task: Task, student: ConfigDict, built: BaseModel, distiller: ConfigDict
 ) -> Tuple[int, int]:
     """Return a size that the backbone takes; set it if it is not the default.
 
@@ -176,7 +177,8 @@ def _choose_input_size(
     """
     if 'input_size' in distiller:
         return distiller.input_size
-    sizes = [task.input_size, IMAGENET_SIZE]
+    own = student.backbone.get('img_size', IMAGENET_SIZE)
+    sizes = [task.input_size, (own, own) if isinstance(own, int) else tuple(own)]
     for size in sizes:
         try:
             task.feature_shapes(built, 'backbone', size)
@@ -257,8 +259,8 @@ def choose_levels(sizes: Sequence[Tuple[int, ...]]) -> Tuple[int, ...]:
     deepest = {size: index for index, size in enumerate(sizes)}
     if len(deepest) > 1:
         return tuple(sorted(deepest.values())[-MAX_LEVELS:])
-    number, last = min(MAX_LEVELS, len(sizes)), len(sizes) - 1
-    return tuple(last - last * i // number for i in reversed(range(number)))
+    number = min(MAX_LEVELS, len(sizes))
+    return tuple((i + 1) * len(sizes) // number - 1 for i in range(number))
 
 
 def _added_parameters(before: BaseModel, after: BaseModel) -> List[str]:

@@ -49,6 +49,13 @@ class SelfTeacher(BaseModule):
     ) -> None:
         super().__init__()
         shapes = task.feature_shapes(student, source, input_size)
+        if len(shapes) < 2:
+            raise ValueError(
+                f'The {source} ({type(getattr(student, source)).__name__}) gives one '
+                'map, but the self-teacher refines at least two. Set its out_indices '
+                f'to several levels if it has them, or source={_other(source)!r} in '
+                'the distiller if there is one that gives several.'
+            )
         in_channels = [channels for channels, *_ in shapes]
         neck = {**neck, 'in_channels': self._check_channels(neck, in_channels, source)}
         coarsest = task.coarsest_read(student_cfg, source, len(in_channels))
@@ -64,7 +71,17 @@ class SelfTeacher(BaseModule):
             )
         )
         cfg.merge_from_dict(dict(twin=twin or {}))
-        self.twin = MODELS.build(cfg.twin)
+        changes = _changes(student_cfg, cfg.twin)
+        try:
+            self.twin = MODELS.build(cfg.twin)
+        except Exception as error:
+            raise ValueError(
+                'The rest of the student cannot be built on the refined maps: '
+                f'{type(error).__name__}: {error} Changed were '
+                f'{"; ".join(changes) or "no settings"}. Change what hangs together '
+                "with them, too: twin=dict(...) in the distiller. Or keep the maps' "
+                'channels: neck=dict(width=1) with BiFPNc.'
+            ) from error
         self._switches = _common_settings(student, self.twin)
         print_log(
             self._summary(
@@ -72,7 +89,7 @@ class SelfTeacher(BaseModule):
                 source,
                 shapes,
                 input_size or task.input_size,
-                _changes(student_cfg, cfg.twin),
+                changes,
             ),
             logger='current',
         )
@@ -147,6 +164,10 @@ class SelfTeacher(BaseModule):
     def predict(self, feats: Sequence[Tensor], data_samples: Sequence[Any]) -> Any:
         """Predict from the student's maps, in the host library's form."""
         return self.twin.predict(self.refine(feats, detach=True), data_samples)
+
+
+def _other(source: str) -> str:
+    return 'neck' if source == 'backbone' else 'backbone'
 
 
 def _changes(student: Any, twin: Any, path: str = '') -> List[str]:

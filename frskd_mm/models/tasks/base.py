@@ -74,27 +74,35 @@ class Task(ABC):
         modes = {module: module.training for module in student.modules()}
         targets = {'feats': (self.source_module(student, source), 'forward')}
         image = next(student.parameters()).new_zeros(1, 3, height, width)
+        record = Recorder(targets)
         try:
             student.eval()
-            with torch.no_grad(), isolated_rng(), Recorder(targets) as record:
+            with torch.no_grad(), isolated_rng(), record:
                 student.extract_feat(image)
         except Exception as error:
-            raise DryForwardError(
-                f'{type(student).__name__} does not run on an image of '
-                f'{height}x{width}: {type(error).__name__}: {error} Set '
-                "input_size=(height, width) in the distiller to the training images'."
-            ) from error
+            if not record.outputs['feats']:  # what comes after does not matter here
+                raise DryForwardError(
+                    f'{type(student).__name__} does not run on an image of '
+                    f'{height}x{width}: {type(error).__name__}: {error} Set '
+                    'input_size=(height, width) in the distiller to the training '
+                    "images'."
+                ) from error
         finally:
             for module, mode in modes.items():
                 module.training = mode
         feats = as_levels(record.last('feats'))
         module = targets['feats'][0]
         for level, feat in enumerate(feats):
-            if feat.dim() != 4:
+            if not isinstance(feat, Tensor) or feat.dim() != 4:
+                given = (
+                    f'has shape {tuple(feat.shape)}'
+                    if isinstance(feat, Tensor)
+                    else f'is a {type(feat).__name__}'
+                )
                 raise ValueError(
-                    f'Level {level} of the {source} ({type(module).__name__}) has '
-                    f'shape {tuple(feat.shape)}, but only (N, C, H, W) maps can be '
-                    f'refined. {_maps_advice(module)}'
+                    f'Level {level} of the {source} ({type(module).__name__}) {given}, '
+                    'but only (N, C, H, W) maps can be refined. '
+                    f'{_maps_advice(module)}'
                 )
         return [tuple(feat.shape[1:]) for feat in feats]
 
