@@ -1,0 +1,292 @@
+"""The grid of methods and seeds: planned, checked and run."""
+
+import os
+import os.path as osp
+import subprocess
+import sys
+import time
+from collections import deque
+from copy import deepcopy
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+from mmengine.config import Config
+
+import frskd_mm
+from frskd_mm.engine.config import load_config
+from frskd_mm.engine.wrap import PLAIN, wrap
+
+from .run import CONFIG, LOG, PROGRESS, RESULT
+
+#: File of the grid's folder with the plain recipe.
+RECIPE = 'recipe.py'
+ALIASES = {'ce': PLAIN, 'plain': PLAIN}
+NUM_DIFFERENCES = 10
+NUM_LOG_LINES = 15
+#: Seconds between lines of progress, when they do not replace each other.
+PROGRESS_INTERVAL = 60.0
+
+
+class Run(NamedTuple):
+    """One training of the grid."""
+
+    method: str
+    seed: int
+    folder: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was trained and tested."""
+        return osp.isfile(osp.join(self.folder, RESULT))
+
+    @property
+    def progress(self) -> float:
+        """Fraction of its training that is done."""
+        if self.finished:
+            return 1.0
+        path = osp.join(self.folder, PROGRESS)
+        if not osp.isfile(path):
+            return 0.0
+        with open(path, encoding='utf-8') as file:
+            return float(file.read())
+
+    def last_log_lines(self) -> str:
+        """Return the end of what the run printed."""
+        path = osp.join(self.folder, LOG)
+        if not osp.isfile(path):
+            return 'It was not started.'
+        with open(path, encoding='utf-8', errors='replace') as file:
+            return ''.join(deque(file, maxlen=NUM_LOG_LINES)).rstrip()
+
+
+def method_name(text: str) -> str:
+    """Return a method's name as ``--method`` has it."""
+    name = text.strip().replace('_', '-')
+    return ALIASES.get(name, name)
+
+
+def plan_grid(
+    config: str,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    out: str,
+    options: Optional[Dict[str, Any]] = None,
+) -> List[Run]:
+    """Write every run's config, unless the folder holds other runs.
+
+    Args:
+        config: Config of the plain student.
+        methods: Names as :func:`frskd_mm.engine.wrap` takes them; 'ce' is
+            'none'.
+        seeds: Seeds; each method is trained once with each.
+        out: The grid's folder.
+        options: Values that replace the config's, by dotted key.
+
+    Returns:
+        list[Run]: All methods with the first seed, then with the next one.
+
+    Raises:
+        ValueError: If a method is unknown or does not suit the config, or if
+            the folder holds runs of another recipe; names the difference.
+    """
+    cfg = load_config(config, options)
+    _check_config(cfg, config)
+    recipe = deepcopy(cfg)
+    recipe.get('randomness', {}).pop('seed', None)
+    configs = {osp.join(out, RECIPE): recipe}
+    runs = []
+    # Unknown methods are refused before anything is written.
+    wrapped = {
+        name: wrap(cfg, name) for name in dict.fromkeys(map(method_name, methods))
+    }
+    for seed in dict.fromkeys(seeds):
+        for method, method_cfg in wrapped.items():
+            run = Run(method, seed, osp.join(out, method, f'seed{seed}'))
+            run_cfg = deepcopy(method_cfg)
+            run_cfg.randomness = {**run_cfg.get('randomness', {}), 'seed': seed}
+            configs[osp.join(run.folder, CONFIG)] = run_cfg
+            runs.append(run)
+    for path, run_cfg in configs.items():
+        if osp.isfile(path):
+            _check_recipe(path, run_cfg)
+    for path, run_cfg in configs.items():
+        if not osp.isfile(path):
+            os.makedirs(osp.dirname(path), exist_ok=True)
+            run_cfg.dump(path)
+    return runs
+
+
+def _check_config(cfg: Config, name: str) -> None:
+    for key in ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator'):
+        if not cfg.get(key):
+            raise ValueError(
+                f'{name} has no {key}. A comparison trains and tests: give a complete '
+                'config of the plain student.'
+            )
+    if cfg.model.type == 'frskd_mm.Distilled':
+        raise ValueError(
+            f'{name} is of a distilled model. Give the config of its plain student; '
+            '--methods names the methods.'
+        )
+    if cfg.get('default_hooks', {}).get('checkpoint', {}) is None:
+        raise ValueError(
+            f'{name} has default_hooks.checkpoint=None, but the grid goes on from '
+            'checkpoints and exports the students from them.'
+        )
+
+
+def _check_recipe(path: str, cfg: Config) -> None:
+    differences = find_differences(
+        Config.fromfile(path).to_dict(), Config(cfg._cfg_dict.to_dict()).to_dict()
+    )
+    if differences:
+        shown = '\n  '.join(differences[:NUM_DIFFERENCES])
+        more = len(differences) - NUM_DIFFERENCES
+        raise ValueError(
+            f'{path} is of another recipe, so its runs cannot be compared with these. '
+            f'It differs in (there | now):\n  {shown}'
+            + (f'\n  and {more} more' if more > 0 else '')
+            + '\nGive the same config and --cfg-options, or another --out.'
+        )
+
+
+def find_differences(there: Any, now: Any, key: str = '') -> List[str]:
+    """Return what differs between two nested values.
+
+    Args:
+        there: Dictionary, list or value.
+        now: What to compare it with.
+        key: Dotted key of both, '' for the whole.
+
+    Returns:
+        list[str]: Lines 'dotted.key: value | value'.
+    """
+    if isinstance(there, dict) and isinstance(now, dict):
+        names = [*there, *(name for name in now if name not in there)]
+        pairs = [(n, there.get(n, _ABSENT), now.get(n, _ABSENT)) for n in names]
+    elif (
+        isinstance(there, (list, tuple))
+        and isinstance(now, (list, tuple))
+        and len(there) == len(now)
+    ):
+        pairs = [(str(i), *values) for i, values in enumerate(zip(there, now))]
+    elif there == now:
+        return []
+    else:
+        return [f'{key}: {there!r} | {now!r}']
+    return [
+        line
+        for name, *values in pairs
+        for line in find_differences(*values, key=f'{key}.{name}' if key else name)
+    ]
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return '(absent)'
+
+
+_ABSENT = _Absent()
+
+
+def run_grid(runs: Sequence[Run], jobs: int = 1) -> List[Run]:
+    """Run what is not finished, each in a process of its own.
+
+    Args:
+        runs: From :func:`plan_grid`.
+        jobs: How many to run at a time. With several, each has one thread.
+
+    Returns:
+        list[Run]: Those that failed.
+    """
+    waiting = deque(run for run in runs if not run.finished)
+    if len(waiting) < len(runs):
+        print(f'{len(runs) - len(waiting)} of {len(runs)} runs are finished already.')
+    running: Dict[Run, subprocess.Popen] = {}
+    failed: List[Run] = []
+    progress = _Progress(runs)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                run = waiting.popleft()
+                running[run] = _start(run, single_threaded=jobs > 1)
+            time.sleep(0.1)
+            for run in [run for run in running if running[run].poll() is not None]:
+                code = running.pop(run).returncode
+                name = f'{run.method}, seed {run.seed}'
+                if run.finished:
+                    progress.say(f'{name}: finished')
+                else:
+                    failed.append(run)
+                    progress.say(
+                        f'{name}: failed with exit code {code}. The end of '
+                        f'{osp.join(run.folder, LOG)}:\n{run.last_log_lines()}'
+                    )
+            progress.show(list(running))
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    return failed
+
+
+def _start(run: Run, single_threaded: bool) -> subprocess.Popen:
+    root = osp.dirname(osp.dirname(osp.abspath(frskd_mm.__file__)))
+    paths = [root, *filter(None, [os.environ.get('PYTHONPATH')])]
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
+    if single_threaded:
+        env.update(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+    command = [sys.executable, '-m', 'frskd_mm.compare.run', run.folder]
+    with open(osp.join(run.folder, LOG), 'a', encoding='utf-8') as log:
+        return subprocess.Popen(
+            [*command, str(os.getpid())], stdout=log, stderr=subprocess.STDOUT, env=env
+        )
+
+
+class _Progress:
+    """What is printed while the grid runs."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = runs
+        self.began = time.monotonic()
+        self.done_before = self._done()
+        self.shown = float('-inf')
+        self.in_place = sys.stdout.isatty()
+
+    def _done(self) -> float:
+        return sum(run.progress for run in self.runs)
+
+    def say(self, text: str) -> None:
+        """Print a line that stays, and the progress after it."""
+        print(f'\r\033[K{text}' if self.in_place else text, flush=True)
+        self.shown = float('-inf')
+
+    def show(self, running: Sequence[Run]) -> None:
+        """Print the share that is done and the time left, now and then."""
+        now = time.monotonic()
+        if not running or now - self.shown < (
+            1 if self.in_place else PROGRESS_INTERVAL
+        ):
+            return
+        self.shown = now
+        done = self._done()
+        gained = done - self.done_before
+        left = 'not known yet'
+        if gained > 0:
+            left = format_time((now - self.began) * (len(self.runs) - done) / gained)
+        names = ', '.join(f'{run.method} seed {run.seed}' for run in running)
+        text = f'{done / len(self.runs):4.0%} of {len(self.runs)} runs; '
+        text += f'time left: {left}; now {names}'
+        print(
+            f'\r\033[K{text}' if self.in_place else text,
+            flush=True,
+            end=('' if self.in_place else '\n'),
+        )
+
+
+def format_time(seconds: float) -> str:
+    """Format as hours and minutes, or minutes and seconds."""
+    minutes, rest = divmod(int(round(seconds)), 60)
+    if minutes < 60:
+        return f'{minutes} min {rest:02d} s'
+    return f'{minutes // 60} h {minutes % 60:02d} min'

@@ -1,0 +1,186 @@
+"""One run of a grid: ``python -m frskd_mm.compare.run FOLDER PARENT_PID``."""
+
+import json
+import os
+import os.path as osp
+import resource
+import sys
+import time
+from glob import glob
+from typing import Any, Dict, Optional
+
+import mmengine
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
+
+import frskd_mm
+from frskd_mm.engine.config import configure_run
+from frskd_mm.engine.export import export_student
+from frskd_mm.engine.runs import build_runner
+from frskd_mm.models.distilled import Distilled
+from frskd_mm.utils.environment import require_cuda_ops
+
+CONFIG, RESULT, LOG, PROGRESS = 'config.py', 'result.json', 'log.txt', 'progress.txt'
+PREDICTIONS, SCALARS, WORK_DIR = 'predictions.npz', 'scalars.json', 'work_dir'
+CALIBRATION = 'compare'
+
+
+class ProgressHook(Hook):
+    """Write how much of the training is done, and end with the grid.
+
+    Args:
+        path: File for the fraction.
+        parent: Process that runs the grid. When it is gone, killed without a
+            chance to stop its runs, the run stops, so that a new grid can go
+            on with it.
+    """
+
+    def __init__(self, path: str, parent: int) -> None:
+        self.path, self.parent = path, parent
+        self.written = 0.0
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Stop if the grid is gone."""
+        if os.getppid() != self.parent:
+            raise SystemExit('Stopped: the grid that started this run is gone.')
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Optional[dict] = None,
+    ) -> None:
+        """Write the fraction, once a second."""
+        if time.monotonic() - self.written > 1.0:
+            self.written = time.monotonic()
+            write_file(self.path, str((runner.iter + 1) / runner.max_iters))
+
+
+def write_file(path: str, text: str) -> None:
+    """Write a text file as a whole or not at all."""
+    with open(f'{path}.part', 'w', encoding='utf-8') as file:
+        file.write(text)
+    os.replace(f'{path}.part', path)
+
+
+def is_classification(cfg: Config) -> bool:
+    """Tell whether the test evaluator is one of single-label classifiers."""
+    return any(
+        metric['type'].split('.')[-1] == 'Accuracy' for metric in _evaluators(cfg)
+    )
+
+
+def _evaluators(cfg: Config) -> list:
+    given = cfg.test_evaluator
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build a config's model as MMEngine's runner does."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        if cfg.get('data_preprocessor'):
+            preprocessor = dict(data_preprocessor=cfg.data_preprocessor)
+            return MODELS.build(cfg.model, default_args=preprocessor)
+        return MODELS.build(cfg.model)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of weights, frozen ones included."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def execute(folder: str, parent: int) -> None:
+    """Train, or go on training, then test the last weights and export them.
+
+    Args:
+        folder: Has the run's ``config.py``; gets ``result.json`` at the end.
+        parent: Process that runs the grid.
+    """
+    require_cuda_ops()
+    work_dir = osp.join(folder, WORK_DIR)
+    cfg = Config.fromfile(osp.join(folder, CONFIG))
+    # A first start must keep the config's own load_from.
+    resume = 'auto' if find_latest_checkpoint(work_dir) else None
+    configure_run(cfg, work_dir=work_dir, resume=resume)
+    if is_classification(cfg):
+        calibration = dict(
+            type='frskd_mm.Calibration',
+            prefix=CALIBRATION,
+            out_file=osp.join(folder, PREDICTIONS),
+        )
+        cfg.test_evaluator = [*_evaluators(cfg), calibration]
+    runner = build_runner(cfg)
+    runner.register_hook(ProgressHook(osp.join(folder, PROGRESS), parent))
+    runner.train()
+    metrics = runner.test()
+
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    deployed = model
+    if isinstance(model, Distilled):
+        checkpoint = find_latest_checkpoint(work_dir)
+        _, plain = export_student(cfg, checkpoint, osp.join(folder, 'student.pth'))
+        deployed = build_model(Config.fromfile(plain))
+    merge_scalars(folder)
+    # The history is in the checkpoints, so it spans interruptions.
+    step_seconds, _ = runner.message_hub.get_scalar('train/time').data
+    result = dict(
+        metrics={
+            name: float(value)
+            for name, value in metrics.items()
+            if isinstance(value, (int, float, np.number))
+        },
+        step_seconds=float(np.median(step_seconds)),
+        peak_memory_mb=_peak_memory() / 2**20,
+        parameters_training=count_parameters(model),
+        parameters_inference=count_parameters(deployed),
+        environment=dict(
+            device=_device_name(),
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            mmengine=mmengine.__version__,
+            frskd_mm=frskd_mm.__version__,
+        ),
+    )
+    write_file(osp.join(folder, RESULT), json.dumps(result, indent=2))
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
+
+
+def _peak_memory() -> int:
+    """Return bytes: of tensors on a GPU, else of the whole process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def merge_scalars(folder: str) -> None:
+    """Join the logs of an interrupted run into one, ``scalars.json``.
+
+    What was logged after the checkpoint that the run went on from was logged
+    again: the later line counts.
+    """
+    lines: Dict[tuple, dict] = {}
+    pattern = osp.join(folder, WORK_DIR, '*', 'vis_data', 'scalars.json')
+    for path in sorted(glob(pattern)):
+        with open(path, encoding='utf-8') as file:
+            for text in file:
+                line = json.loads(text)
+                lines['loss' in line, line['step']] = line
+    ordered = [json.dumps(lines[key]) for key in sorted(lines)]
+    write_file(osp.join(folder, SCALARS), '\n'.join(ordered) + '\n')
+
+
+if __name__ == '__main__':
+    execute(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,136 @@
+"""Calibration metrics and intervals against plain reference code."""
+
+import math
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import Evaluator
+
+from frskd_mm.compare.statistics import mean_std, paired_interval
+from frskd_mm.evaluation.calibration import (
+    Predictions,
+    area_under_risk_coverage,
+    gather_bins,
+    negative_log_likelihood,
+)
+from frskd_mm.registry import METRICS
+
+
+def samples(number, classes, seed, sharpness=2.0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = sharpness * torch.randn(number, classes, generator=generator)
+    labels = torch.randint(classes, (number,), generator=generator)
+    return logits.softmax(dim=1), labels
+
+
+def nll_reference(scores, labels):
+    return sum(-math.log(s[y]) for s, y in zip(scores, labels)) / len(labels)
+
+
+def ece_reference(scores, labels, num_bins):
+    total = 0.0
+    for k in range(num_bins):
+        inside = [
+            (max(s), s.index(max(s)) == y)
+            for s, y in zip(scores, labels)
+            if k / num_bins < max(s) <= (k + 1) / num_bins
+        ]
+        if inside:
+            confidence = sum(c for c, _ in inside) / len(inside)
+            accuracy = sum(r for _, r in inside) / len(inside)
+            total += len(inside) / len(labels) * abs(confidence - accuracy)
+    return total
+
+
+def risks(correct):
+    return [sum(not c for c in correct[: n + 1]) / (n + 1) for n in range(len(correct))]
+
+
+def aurc_reference(scores, labels):
+    pairs = [(max(s), s.index(max(s)) == y) for s, y in zip(scores, labels)]
+    pairs.sort(key=lambda pair: -pair[0])
+    return sum(risks([c for _, c in pairs])) / len(pairs)
+
+
+@pytest.mark.parametrize(
+    ('number', 'classes', 'num_bins'), [(1, 3, 15), (40, 10, 15), (301, 5, 7)]
+)
+def test_parity_with_the_definitions(number, classes, num_bins, tmp_path):
+    scores, labels = samples(number, classes, seed=number)
+    path = tmp_path / 'predictions.npz'
+    metric = METRICS.build(
+        dict(type='frskd_mm.Calibration', num_bins=num_bins, out_file=str(path))
+    )
+    for start in range(0, number, 16):  # batches
+        metric.process(
+            None,
+            [
+                dict(pred_score=s, gt_label=y.view(1))
+                for s, y in zip(scores[start : start + 16], labels[start : start + 16])
+            ],
+        )
+    given = metric.evaluate(number)
+    scores, labels = scores.double().tolist(), labels.tolist()
+    assert given == {
+        'calibration/NLL': pytest.approx(nll_reference(scores, labels)),
+        'calibration/ECE': pytest.approx(ece_reference(scores, labels, num_bins)),
+        'calibration/AURC': pytest.approx(aurc_reference(scores, labels)),
+    }
+    with np.load(path) as arrays:
+        assert arrays['label_scores'].shape == (number,)
+        assert arrays['correct'].mean() == pytest.approx(
+            np.mean([s.index(max(s)) == y for s, y in zip(scores, labels)])
+        )
+
+
+def test_aurc_of_equal_confidences_is_the_mean_over_their_orders():
+    predictions = Predictions(
+        np.array([0.9, 0.5, 0.5, 0.5, 0.2]), np.array([1, 0, 1, 0, 1.0]), np.ones(5)
+    )
+    orders = [[1, *order, 1] for order in permutations([0, 1, 0])]
+    expected = np.mean([np.mean(risks(order)) for order in orders])
+    assert area_under_risk_coverage(predictions) == pytest.approx(expected)
+
+
+def test_limits():
+    right = Predictions(np.ones(4), np.ones(4), np.ones(4))
+    wrong = Predictions(np.ones(4), np.zeros(4), np.zeros(4))
+    assert negative_log_likelihood(right) == area_under_risk_coverage(right) == 0.0
+    assert area_under_risk_coverage(wrong) == 1.0
+    assert negative_log_likelihood(wrong) == pytest.approx(87.3365, abs=1e-3)
+    assert gather_bins(wrong, 15).counts.tolist() == [0] * 14 + [4]
+
+
+def test_several_labels_are_refused():
+    metric = METRICS.build(dict(type='frskd_mm.Calibration'))
+    sample = dict(pred_score=torch.ones(3) / 3, gt_label=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match='one label an image'):
+        metric.process(None, [sample])
+
+
+def test_it_works_beside_other_metrics():
+    both = [dict(type='frskd_mm.Calibration', prefix=name) for name in 'ab']
+    evaluator = Evaluator([METRICS.build(cfg) for cfg in both])
+    evaluator.process(
+        [dict(pred_score=torch.tensor([0.75, 0.25]), gt_label=torch.tensor([0]))]
+    )
+    metrics = evaluator.evaluate(1)
+    assert metrics['a/ECE'] == metrics['b/ECE'] == pytest.approx(0.25)
+
+
+def test_interval_is_paired_students_t():
+    # differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t(0.975, 2) = 4.3027
+    mean, half = paired_interval([11.0, 22.0, 33.0], [10.0, 20.0, 30.0])
+    assert mean == pytest.approx(2.0)
+    assert half == pytest.approx(4.302653 / math.sqrt(3), abs=1e-5)
+    mean, half = paired_interval([1.5], [1.0])
+    assert mean == 0.5
+    assert math.isnan(half)
+
+
+def test_mean_and_deviation():
+    assert mean_std([1.0, 3.0]) == '2.00 ± 1.41'
+    assert mean_std([1.25], digits=1) == '1.2'
+    assert mean_std([]) == '–'

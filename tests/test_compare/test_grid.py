@@ -1,0 +1,252 @@
+"""tools/compare.py: a real grid, interrupted, failed, repeated and reported."""
+
+import json
+import os
+import re
+import time
+from copy import deepcopy
+
+import pytest
+from mmengine.config import Config
+
+from frskd_mm.compare import plan_grid, run_grid, write_report
+from frskd_mm.compare.grid import _start, find_differences, method_name
+from frskd_mm.compare.run import ProgressHook, merge_scalars
+from frskd_mm.engine import load_config, wrap
+
+OPTIONS = {
+    'train_cfg.max_epochs': 3,
+    'train_cfg.val_interval': 1,
+    'train_dataloader.batch_size': 10,
+    'train_dataloader.dataset.num_per_class': 10,
+    'test_dataloader.dataset.num_per_class': 5,
+    'val_dataloader.dataset.num_per_class': 5,
+    'default_hooks.checkpoint.interval': 1,
+    'default_hooks.logger.interval': 2,
+}
+
+
+@pytest.fixture(scope='module')
+def config():
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    return os.path.join(root, 'configs', 'digits', 'wrn10-1_digits.py')
+
+
+@pytest.fixture(scope='module')
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp('compare')
+
+
+@pytest.fixture(scope='module')
+def grid(config, out):
+    """Run a grid whose first run is killed once on the way."""
+    runs = plan_grid(config, ['ce', 'frskd'], [0, 1], str(out), OPTIONS)
+    process = _start(runs[0], single_threaded=True)
+    checkpoint = out / 'none' / 'seed0' / 'work_dir' / 'last_checkpoint'
+    deadline = time.monotonic() + 300
+    while not checkpoint.exists():
+        assert process.poll() is None, runs[0].last_log_lines()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not runs[0].finished
+    assert run_grid(runs) == [], runs[0].last_log_lines()
+    return runs
+
+
+@pytest.fixture(scope='module')
+def failed(config, out, grid):
+    """Add a method that fails: its teacher is not named."""
+    runs = plan_grid(config, ['kd'], [0], str(out), OPTIONS)
+    assert run_grid(runs) == runs
+    return runs
+
+
+def scalars(run):
+    with open(os.path.join(run.folder, 'scalars.json')) as file:
+        return [json.loads(line) for line in file]
+
+
+def test_methods_and_seeds_cross(grid):
+    assert [(run.method, run.seed) for run in grid] == [
+        ('none', 0),
+        ('frskd', 0),
+        ('none', 1),
+        ('frskd', 1),
+    ]
+    assert all(run.finished and run.progress == 1.0 for run in grid)
+    used = [Config.fromfile(os.path.join(run.folder, 'config.py')) for run in grid]
+    assert [cfg.randomness.seed for cfg in used] == [0, 0, 1, 1]
+    assert [cfg.model.type for cfg in used[:2]] == [
+        'ImageClassifier',
+        'frskd_mm.Distilled',
+    ]
+    first_losses = [
+        next(x['loss'] for x in scalars(run) if 'loss' in x) for run in grid
+    ]
+    assert len(set(first_losses)) == 4
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(grid):
+    with open(os.path.join(grid[0].folder, 'log.txt')) as file:
+        assert re.search(r'resumed epoch: [12]\b', file.read())
+    logs = [[(('loss' in line), line['step']) for line in scalars(run)] for run in grid]
+    assert logs[0] == logs[2]
+    assert len(logs[0]) == len(set(logs[0])) == 3 + 15
+
+
+def test_a_finished_run_is_not_repeated(grid):
+    files = [os.path.join(run.folder, 'log.txt') for run in grid]
+    before = [os.stat(path).st_mtime_ns for path in files]
+    assert run_grid(grid) == []
+    assert [os.stat(path).st_mtime_ns for path in files] == before
+
+
+def test_report_has_every_part(grid, failed, out):
+    table = write_report([*grid, *failed], str(out), 'the command')
+    header, _, *rows = [
+        [cell.strip() for cell in line.strip('|').split('|')]
+        for line in table.splitlines()
+    ]
+    none, frskd, kd = (dict(zip(header, row)) for row in rows)
+    results = json.loads((out / 'results.json').read_text())
+    assert [(r['method'], r['seed']) for r in results] == [
+        (run.method, run.seed) for run in grid
+    ]
+    accuracy = [r['metrics']['accuracy/top1'] for r in results]
+    gains = [accuracy[1] - accuracy[0], accuracy[3] - accuracy[2]]
+    assert frskd['difference [95 % interval]'].startswith(f'{sum(gains) / 2:+.2f} [')
+    assert frskd['difference [95 % interval]'].endswith('(n=2)')
+    assert none['difference [95 % interval]'] == '–'
+    assert (none['step time'], none['added in training']) == ('×1.00', '0')
+    assert int(frskd['added in training'].replace(',', '')) > 0
+    assert none['added in use'] == frskd['added in use'] == '0'
+    assert kd['n'] == '0'
+    for name in ('NLL', 'ECE (%)', 'AURC (‰)'):
+        assert float(none[name].split()[0]) > 0
+
+    markdown, page = ((out / f'report.{kind}').read_text() for kind in ('md', 'html'))
+    assert table in markdown
+    for text in ('the command', 'kd, seed 0', 'n paired seeds', 'optim_wrapper'):
+        assert text in markdown
+        assert text in page
+    for picture in ('learning_curves.png', 'reliability.png'):
+        assert (out / picture).stat().st_size > 10_000
+        assert picture in markdown
+    assert page.count('src="data:image/png;base64,') == 2
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_a_failed_run_shows_the_end_of_its_log(failed):
+    assert 'teacher' in failed[0].last_log_lines()
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (
+            {'optim_wrapper.optimizer.lr': 0.05},
+            r'recipe\.py.*\n  optim_wrapper\.optimizer\.lr: 0\.1 \| 0\.05\n',
+        ),
+        (
+            {'default_hooks.extra': dict(type='SyncBuffersHook')},
+            r"default_hooks\.extra: \(absent\) \| {'type': 'SyncBuffersHook'}",
+        ),
+    ],
+)
+def test_another_recipe_is_refused(tmp_path, config, change, message):
+    plan_grid(config, ['none'], [0], str(tmp_path), OPTIONS)
+    plan_grid(config, ['none', 'label-smoothing'], [1], str(tmp_path), OPTIONS)
+    with pytest.raises(ValueError, match=message):
+        plan_grid(config, ['none'], [2], str(tmp_path), {**OPTIONS, **change})
+    assert not (tmp_path / 'none' / 'seed2').exists()
+
+
+def test_a_run_of_other_settings_is_refused(tmp_path, config):
+    (run,) = plan_grid(config, ['frskd'], [0], str(tmp_path), OPTIONS)
+    path = os.path.join(run.folder, 'config.py')
+    cfg = Config.fromfile(path)
+    cfg.model.distiller.soft_label.loss_weight = 7.0
+    cfg.dump(path)
+    with pytest.raises(ValueError, match=r'soft_label\.loss_weight: 7\.0 \| 2\.0'):
+        plan_grid(config, ['frskd'], [0], str(tmp_path), OPTIONS)
+
+
+def test_wrong_input_is_named(tmp_path, config):
+    with pytest.raises(ValueError, match="no method 'fskd'.*There are: none, .*frskd"):
+        plan_grid(config, ['ce', 'fskd'], [0], str(tmp_path / 'a'), OPTIONS)
+    assert not (tmp_path / 'a').exists()
+    distilled = config.replace('wrn10-1', 'frskd_wrn10-1')
+    with pytest.raises(ValueError, match='Give the config of its plain student'):
+        plan_grid(distilled, ['ce'], [0], str(tmp_path / 'b'))
+    runs = plan_grid(config, ['ce'], [0], str(tmp_path / 'c'), OPTIONS)
+    with pytest.raises(ValueError, match='No run of .* has finished'):
+        write_report(runs, str(tmp_path / 'c'), '')
+
+
+def test_names_of_methods():
+    assert [method_name(n) for n in ('ce', ' frskd_f', 'label_smoothing')] == [
+        'none',
+        'frskd-f',
+        'label-smoothing',
+    ]
+
+
+def test_differences_have_dotted_keys():
+    there = dict(a=dict(b=[1, dict(c=2)]), d=(1, 2), only=1)
+    now = dict(a=dict(b=[1, dict(c=3)]), d=(1, 2, 3), new=None)
+    assert find_differences(there, now) == [
+        'a.b.1.c: 2 | 3',
+        'd: (1, 2) | (1, 2, 3)',
+        'only: 1 | (absent)',
+        'new: (absent) | None',
+    ]
+    assert find_differences(there, there) == []
+
+
+def test_a_run_ends_with_its_grid(tmp_path):
+    path = str(tmp_path / 'progress.txt')
+    ProgressHook(path, os.getppid()).before_train_iter(None, 0)
+    with pytest.raises(SystemExit, match='is gone'):
+        ProgressHook(path, os.getpid()).before_train_iter(None, 0)
+
+
+def test_logs_of_an_interrupted_run_are_joined(tmp_path):
+    logs = {
+        '20260101': [
+            dict(loss=3.0, step=1),
+            dict(acc=1.0, step=1),
+            dict(loss=2.0, step=2),
+        ],
+        '20260102': [dict(loss=2.5, step=2), dict(acc=2.0, step=2)],
+    }
+    for name, lines in logs.items():
+        folder = tmp_path / 'work_dir' / name / 'vis_data'
+        folder.mkdir(parents=True)
+        (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
+    merge_scalars(str(tmp_path))
+    lines = (tmp_path / 'scalars.json').read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        dict(acc=1.0, step=1),
+        dict(acc=2.0, step=2),
+        dict(loss=3.0, step=1),
+        dict(loss=2.5, step=2),
+    ]
+
+
+def test_label_smoothing_replaces_the_loss_alone(config):
+    plain = load_config(config)
+    cfg = wrap(plain, 'label-smoothing')
+    assert cfg.model.head.loss == dict(type='LabelSmoothLoss', label_smooth_val=0.1)
+    assert plain.model.head.loss.type == 'CrossEntropyLoss'
+    rest = deepcopy(cfg.model)
+    rest.head.loss = plain.model.head.loss
+    assert rest == plain.model
+
+    with pytest.raises(ValueError, match="loss.type is 'LabelSmoothLoss'"):
+        wrap(cfg, 'label-smoothing')
+    with pytest.raises(ValueError, match='Remove model.distiller'):
+        wrap(plain, 'label-smoothing', distiller=dict(neck=dict(width=1)))
+    del plain.model.head['loss']  # the head's default is the cross-entropy
+    assert wrap(plain, 'label-smoothing').model.head.loss == cfg.model.head.loss
