@@ -135,9 +135,7 @@ def _check_config(cfg: Config, name: str) -> None:
 
 
 def _check_recipe(path: str, cfg: Config) -> None:
-    differences = find_differences(
-        Config.fromfile(path).to_dict(), Config(cfg._cfg_dict.to_dict()).to_dict()
-    )
+    differences = find_differences(Config.fromfile(path).to_dict(), cfg.to_dict())
     if differences:
         shown = '\n  '.join(differences[:NUM_DIFFERENCES])
         more = len(differences) - NUM_DIFFERENCES

@@ -90,7 +90,7 @@ def test_methods_and_seeds_cross(grid):
 
 def test_a_killed_run_goes_on_from_its_checkpoint(grid):
     with open(os.path.join(grid[0].folder, 'log.txt')) as file:
-        assert re.search(r'resumed epoch: [12]\b', file.read())
+        assert re.search(r'resumed epoch: [1-3]\b', file.read())
     logs = [[(('loss' in line), line['step']) for line in scalars(run)] for run in grid]
     assert logs[0] == logs[2]
     assert len(logs[0]) == len(set(logs[0])) == 3 + 15
