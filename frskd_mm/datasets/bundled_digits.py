@@ -37,7 +37,7 @@ def read_digits(
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise missing_package('scikit-learn', 'The embedded digits') from error
+        raise missing_package('scikit-learn', 'The embedded data') from error
     images, labels = load_digits(return_X_y=True)
     kept = []
     for label in range(len(CLASSES)):

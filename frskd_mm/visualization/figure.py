@@ -1,0 +1,24 @@
+"""Figures for files, without a display."""
+
+from typing import TYPE_CHECKING, Any
+
+from frskd_mm.utils.optional import missing_package
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def new_figure(**kwargs: Any) -> 'Figure':
+    """Return an empty figure that touches no display and no global state.
+
+    Args:
+        **kwargs: Arguments of ``matplotlib.figure.Figure``.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise missing_package('matplotlib', 'Drawing') from error
+    return Figure(layout='constrained', **kwargs)

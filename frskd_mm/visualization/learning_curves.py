@@ -1,0 +1,127 @@
+"""Learning curves, read from MMEngine's own logs."""
+
+import json
+from itertools import cycle
+from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .figure import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = (
+    *('#4878b0', '#d1793b', '#5a9e6f', '#7a5195', '#c44e52', '#8c6d46', '#d48fb8'),
+    *('#7f7f7f', '#b5a642', '#4fb3bf', '#1f2d5a', '#9bc86a'),
+)
+
+
+class Curves(NamedTuple):
+    """What one run's log says of the student."""
+
+    #: Iterations at which the training loss was logged.
+    iterations: List[int]
+    #: The student's own training loss there.
+    losses: List[float]
+    #: Epochs at which the student was evaluated.
+    epochs: List[int]
+    #: The metric there.
+    metrics: List[float]
+
+
+def read_curves(path: str, metric: str, scale: float = 1.0) -> Curves:
+    """Read the student's curves from a run's ``vis_data/scalars.json``.
+
+    Args:
+        path: The log that MMEngine writes.
+        metric: Name of the metric, as the evaluator gives it.
+        scale: Factor on the metric, 100 to make a fraction a percentage.
+
+    Raises:
+        ValueError: If the metric was not logged; lists what was.
+    """
+    with open(path, encoding='utf-8') as file:
+        lines = [json.loads(line) for line in file]
+    training = [line for line in lines if 'loss' in line]
+    evaluation = [line for line in lines if metric in line]
+    if not evaluation:
+        names = sorted({name for line in lines for name in line})
+        raise ValueError(f'{path} has no {metric!r}. It has: {", ".join(names)}.')
+    return Curves(
+        iterations=[line['iter'] for line in training],
+        losses=[_student_loss(line) for line in training],
+        epochs=[line['step'] for line in evaluation],
+        metrics=[scale * line[metric] for line in evaluation],
+    )
+
+
+def _student_loss(line: Dict[str, float]) -> float:
+    """Return the loss that a plain student would have logged as 'loss'.
+
+    A distilled model logs the self-teacher's terms under the student's names.
+    """
+    prefix = 'self_teacher.'
+    terms = [
+        name[len(prefix) :]
+        for name in line
+        if name.startswith(prefix) and 'loss' in name[len(prefix) :]
+    ]
+    if not terms:
+        return line['loss']
+    return sum(line['student.loss' if term == 'loss' else term] for term in terms)
+
+
+def draw_learning_curves(
+    runs: Dict[str, Sequence[Curves]],
+    metric_label: str,
+    title: str,
+    path: str,
+    levels: Optional[Dict[str, float]] = None,
+) -> None:
+    """Draw training loss and metric of several methods.
+
+    Thin lines are single seeds, thick ones their means.
+
+    Args:
+        runs: Curves of each seed, by the method's name for the legend.
+        metric_label: What the metric is called on its axis.
+        title: Heading.
+        path: PNG to write.
+        levels: Values drawn as dashed lines beside the metric, by name.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    figure = new_figure(figsize=(10, 4))
+    left, right = figure.subplots(1, 2)
+    for colour, (name, seeds) in zip(cycle(COLOURS), runs.items()):
+        losses = [(seed.iterations, seed.losses) for seed in seeds]
+        metrics = [(seed.epochs, seed.metrics) for seed in seeds]
+        _draw_seeds(left, losses, name, colour, marker='')
+        _draw_seeds(right, metrics, name, colour, marker='o')
+    for colour, (name, value) in zip(COLOURS[len(runs) :], (levels or {}).items()):
+        right.axhline(value, color=colour, linestyle='--', label=name)
+    left.set(xlabel='iteration', ylabel="student's own training loss", ylim=(0, None))
+    right.set(xlabel='epoch', ylabel=metric_label)
+    for axes in (left, right):
+        axes.locator_params(axis='x', integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+
+
+def _draw_seeds(
+    axes: 'Axes',
+    curves: Sequence[Tuple[List[int], List[float]]],
+    name: str,
+    colour: str,
+    marker: str,
+) -> None:
+    if len(curves) > 1:
+        for x, y in curves:
+            axes.plot(x, y, color=colour, alpha=0.3, linewidth=0.8)
+        name = f'{name} (mean of {len(curves)} seeds)'
+    mean = np.mean([y for _, y in curves], axis=0)
+    axes.plot(curves[0][0], mean, color=colour, marker=marker, linewidth=2, label=name)
