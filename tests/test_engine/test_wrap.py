@@ -1,0 +1,253 @@
+"""Any upstream config becomes one that trains with a method."""
+
+import json
+import subprocess
+import sys
+from copy import deepcopy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from frskd_mm.engine import load_config, method_names, wrap
+from frskd_mm.engine.wrap import choose_levels
+from frskd_mm.models import Distilled
+
+UPSTREAM = {
+    'cls': 'mmpretrain::resnet/resnet18_8xb16_cifar10.py',
+    'seg': 'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py',
+    'det': 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
+}
+
+
+def classifier(backbone, in_channels, **cfg):
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(
+                type='ImageClassifier',
+                backbone=backbone,
+                neck=dict(type='GlobalAveragePooling'),
+                head=dict(type='LinearClsHead', num_classes=5, in_channels=in_channels),
+            ),
+            **cfg,
+        )
+    )
+
+
+def resnet(**cfg):
+    backbone = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)
+    return classifier({**backbone, 'num_stages': 4}, 64, **cfg)
+
+
+def build(cfg):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize('task', sorted(UPSTREAM))
+@pytest.mark.parametrize(
+    ('method', 'has_features'), [('frskd', True), ('frskd-f', False)]
+)
+def test_upstream_configs_of_every_task(task, method, has_features, tmp_path):
+    plain = load_config(UPSTREAM[task])
+    before = deepcopy(plain._cfg_dict.to_dict())
+    cfg = wrap(plain, method)
+
+    assert plain._cfg_dict.to_dict() == before
+    student = deepcopy(before['model'])
+    if task == 'cls':
+        student['backbone']['out_indices'] = (0, 1, 2, 3)
+    assert cfg.model.student.to_dict() == student
+    rest = {k: v for k, v in before.items() if k not in ('model', 'custom_imports')}
+    assert {k: cfg[k] for k in rest} == rest
+
+    model = build(cfg)
+    assert isinstance(model, Distilled)
+    assert bool(model.distiller.feature_loss.loss_weight) is has_features
+
+    cfg.dump(tmp_path / 'resolved.py')
+    assert Config.fromfile(tmp_path / 'resolved.py').to_dict() == cfg.to_dict()
+
+
+def test_none_leaves_the_config_as_it_is():
+    cfg = resnet()
+    assert wrap(cfg, 'none') is cfg
+
+
+def test_an_unknown_method_is_told_the_names():
+    with pytest.raises(ValueError, match=r"no method 'fskd'.*none, .*frskd, .*frskd-f"):
+        wrap(resnet(), 'fskd')
+
+
+def test_methods_of_one_task_are_not_offered_for_others():
+    assert {'frskd', 'frskd-f', 'cs-kd'} <= set(method_names('cls'))
+    assert 'cs-kd' not in method_names('det')
+    assert not {'none', 'frskd_cls'} & set(method_names('cls'))
+
+
+def test_distilled_and_incomplete_configs_are_refused(repo):
+    with pytest.raises(ValueError, match='distilled already'):
+        wrap(wrap(resnet()))
+    with pytest.raises(ValueError, match='no model=dict'):
+        wrap(Config(dict(optim_wrapper=dict())))
+
+
+def test_settings_of_the_method_can_be_given():
+    cfg = resnet()
+    cfg.merge_from_dict({'model.distiller.neck.width': 1})
+    cfg = wrap(cfg, distiller=dict(detach_inputs=False))
+    assert 'distiller' not in cfg.model.student
+    assert cfg.model.distiller.neck.width == 1
+    assert cfg.model.distiller.neck.depth == 2
+    assert cfg.model.distiller.detach_inputs is False
+
+
+def test_the_config_names_what_it_needs_and_is_named_after_its_origin():
+    cfg = resnet(custom_imports=dict(imports='json', allow_failed_imports=False))
+    cfg = wrap(cfg)
+    assert cfg.custom_imports.imports == ['json', 'frskd_mm']
+    assert cfg.custom_imports.allow_failed_imports is False
+    assert wrap(load_config(UPSTREAM['cls'])).filename == (
+        'frskd_resnet18_8xb16_cifar10.py'
+    )
+
+
+def test_methods_on_pairs_wrap_the_training_set():
+    loader = dict(dataset=dict(type='CIFAR10'), collate_fn=dict(type='default_collate'))
+    cfg = wrap(resnet(train_dataloader=loader, val_dataloader=loader), 'cs-kd')
+    assert cfg.train_dataloader.dataset == dict(
+        type='frskd_mm.PairDataset', partner='same_class', dataset=loader['dataset']
+    )
+    assert cfg.train_dataloader.collate_fn.type == 'frskd_mm.collate_pairs'
+    assert cfg.val_dataloader == loader
+    assert 'out_indices' not in cfg.model.student.backbone  # reads logits alone
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'levels'),
+    [
+        ([32, 16, 8, 4], (0, 1, 2, 3)),  # ResNet
+        ([112, 56, 28, 14, 14, 7, 7, 7], (1, 2, 4, 7)),  # MobileNetV2
+        ([28, 14, 7, 7], (0, 1, 3)),  # DenseNet
+        ([14] * 12, (2, 5, 8, 11)),  # ViT
+        ([14] * 3, (0, 1, 2)),
+    ],
+)
+def test_levels(sizes, levels):
+    assert choose_levels([(size, size) for size in sizes]) == levels
+
+
+def test_the_head_goes_on_reading_the_same_map():
+    plain = classifier(dict(type='MobileNetV2', widen_factor=0.25), 1280)
+    cfg = wrap(plain)
+    before, after = build(plain).eval(), build(cfg).eval()
+    assert len(after.backbone.out_indices) == 4
+    after.load_state_dict(before.state_dict(), strict=False)
+    image = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(after(image), before(image), rtol=0, atol=0)
+
+
+def test_levels_that_the_user_set_stay():
+    cfg = resnet()
+    cfg.model.backbone.out_indices = (2, 3)
+    assert wrap(cfg).model.student.backbone.out_indices == (2, 3)
+
+
+def test_a_larger_dry_image_is_found(caplog):
+    arch = dict(embed_dims=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2])
+    cfg = wrap(classifier(dict(type='SwinTransformer', arch=arch, img_size=256), 128))
+    assert cfg.model.distiller.input_size == (256, 256)
+    build(cfg)
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'in_channels', 'message'),
+    [
+        (dict(type='VGG', depth=11, num_classes=5), 5, 'num_classes=-1'),
+        (
+            dict(type='VisionTransformer', arch='deit-tiny'),
+            192,
+            "VisionTransformer.*out_type='featmap'",
+        ),
+        (
+            dict(
+                type='ConvNeXt', arch=dict(depths=[1, 1, 1, 1], channels=[8, 8, 8, 8])
+            ),
+            8,
+            'gap_before_final_norm=False',
+        ),
+        (dict(type='LeNet5'), 120, 'does not run on an image of'),
+    ],
+)
+def test_backbones_without_maps_say_what_to_change(backbone, in_channels, message):
+    with pytest.raises(ValueError, match=message):
+        wrap(classifier(backbone, in_channels))
+
+
+RUN = """
+import sys
+from mmengine.config import Config
+from mmengine.runner import Runner
+assert 'frskd_mm' not in sys.modules
+cfg = Config.fromfile(sys.argv[1])
+cfg.work_dir = sys.argv[2]
+Runner.from_cfg(cfg).train()
+"""
+
+
+def test_the_written_config_runs_alone_with_the_same_result(repo, tmp_path):
+    first, second, elsewhere = (tmp_path / name for name in ('a', 'b', 'c'))
+    elsewhere.mkdir()
+    command = [sys.executable, repo / 'tools/train.py']
+    command += [repo / 'configs/digits/wrn10-1_digits.py', '--method', 'frskd']
+    command += ['--work-dir', first, '--no-validate', '--cfg-options']
+    command += ['train_cfg.max_epochs=1', 'default_hooks.logger.interval=1']
+    command += ['default_hooks.checkpoint.interval=1']
+    subprocess.run(command, check=True, capture_output=True, cwd=repo)
+    resolved = first / 'frskd_wrn10-1_digits.py'
+    alone = [sys.executable, '-c', RUN, resolved, second]
+    subprocess.run(alone, check=True, capture_output=True, cwd=elsewhere)
+
+    logs = []
+    for folder in (first, second):
+        (path,) = folder.glob('*/vis_data/scalars.json')
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        logs.append([{k: v for k, v in x.items() if 'loss' in k} for x in lines])
+    assert len(logs[0]) == 10
+    assert {'student.loss', 'self_teacher.loss', 'loss_kd', 'loss_at'} <= set(
+        logs[0][0]
+    )
+    assert logs[0] == logs[1]
+    weights = [
+        torch.load(folder / 'epoch_1.pth', weights_only=False)['state_dict']
+        for folder in (first, second)
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_layer_wise_learning_rates_treat_the_distiller_like_a_head():
+    from mmdet.engine.optimizers import layer_decay_optimizer_constructor as mmdet_decay
+    from mmengine.optim import build_optim_wrapper
+
+    arch = dict(embed_dims=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2])
+    cfg = wrap(classifier(dict(type='SwinTransformer', arch=arch), 128))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        wrapper = build_optim_wrapper(
+            build(cfg),
+            dict(
+                optimizer=dict(type='SGD', lr=0.1, weight_decay=0.05),
+                constructor='LearningRateDecayOptimWrapperConstructor',
+                paramwise_cfg=dict(layer_decay_rate=0.5),
+            ),
+        )
+    rates = {g['param_name']: g['lr'] for g in wrapper.optimizer.param_groups}
+    assert rates['backbone.patch_embed.projection.weight'] < rates['head.fc.weight']
+    distiller = [rate for name, rate in rates.items() if name.startswith('distiller.')]
+    assert set(distiller) == {rates['head.fc.weight']} == {0.1}
+
+    layer_id = mmdet_decay.get_layer_id_for_convnext
+    name = 'distiller.self_teacher.neck.layers.0.weight'
+    assert layer_id(name, 12) == layer_id('bbox_head.fc_cls.weight', 12) == 13
