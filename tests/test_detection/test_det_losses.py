@@ -11,11 +11,8 @@ from frskd_mm.models.losses import (
     DetSoftLabelLoss,
 )
 from frskd_mm.models.losses.det_soft_label_loss import SoftLabels, distance_iou_loss
-from frskd_mm.models.losses.foreground import (
-    confidence_weight,
-    inside_boxes,
-    weighted_mean,
-)
+from frskd_mm.models.losses.foreground import confidence_weight, inside_boxes
+from frskd_mm.models.losses.weighted_mean import weighted_mean
 
 
 def sigmoid(z):

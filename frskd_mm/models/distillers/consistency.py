@@ -4,6 +4,7 @@ from typing import Any, Dict, Optional, Sequence
 
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
+from mmengine.dist import all_reduce
 from mmengine.model import BaseModel
 from torch import Tensor
 
@@ -85,7 +86,9 @@ class Consistency(BaseDistiller):
 
         confident = F.softmax(clean_logits, dim=1).amax(dim=1) > self.threshold
         share = confident.float().mean()
-        # The soft-label loss averages over the confident ones, UDA over all.
+        # The soft-label loss averages over the confident ones of all processes,
+        # UDA over all images.
+        all_reduce(share, op='mean')
         losses['loss_consistency'] = share * self.soft_label(
             strong_logits, clean_logits / self.sharpening, mask=confident
         )

@@ -13,7 +13,8 @@ from .attention_transfer_loss import (
     attention_map,
     check_levels,
 )
-from .foreground import check_foreground, weighted_mean
+from .foreground import check_foreground
+from .weighted_mean import weighted_mean
 
 
 @MODELS.register_module()

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.precision import full_precision
 
-from .foreground import check_foreground, weighted_mean
+from .foreground import check_foreground
+from .weighted_mean import weighted_mean
 
 CLS_FORMS = ('sigmoid', 'softmax', 'quality')
 BBOX_FORMS = ('offset', 'distance', 'distribution')

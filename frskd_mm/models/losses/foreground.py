@@ -3,7 +3,6 @@
 from typing import Optional, Sequence, Tuple
 
 import torch
-from mmengine.dist import all_reduce
 from torch import Tensor
 
 FOREGROUNDS = (None, 'confidence', 'boxes')
@@ -75,26 +74,3 @@ def inside_boxes(
         in_columns = (x > x1) & (x < x2)
         inside.append((in_rows[:, :, None] & in_columns[:, None, :]).any(dim=0))
     return torch.stack(inside)
-
-
-def weighted_mean(values: Tensor, weight: Optional[Tensor] = None) -> Tensor:
-    """Average over positions; 0, with a gradient, where none counts.
-
-    The denominator is averaged over the processes of a distributed run, so
-    that the mean of their gradients is that of one process with all images.
-
-    Args:
-        values: Any shape.
-        weight: The same shape; 1 by default.
-
-    Returns:
-        Tensor: Scalar.
-    """
-    if weight is None:
-        total, count = values.sum(), values.new_tensor(float(values.numel()))
-    else:
-        weight = weight.to(values.dtype)
-        total, count = (weight * values).sum(), weight.sum()
-    count = count.detach().clone()
-    all_reduce(count, op='mean')
-    return total / count.clamp(min=torch.finfo(values.dtype).eps)

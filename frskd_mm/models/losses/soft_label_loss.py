@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.precision import full_precision
 
+from .weighted_mean import weighted_mean
+
 
 @MODELS.register_module()
 class SoftLabelLoss(nn.Module):
@@ -22,6 +24,8 @@ class SoftLabelLoss(nn.Module):
     (N, C) logits, over the valid N * H * W positions for (N, C, H, W). Note
     that ``reduction='batchmean'`` of PyTorch divides by N alone. The authors'
     segmentation code averages over ignored pixels too; pass no mask for that.
+    With a mask, the number of valid positions is averaged over processes, so
+    that distributed training equals one process with all images.
     The teacher's logits are detached here, and the loss is computed in fp32
     whatever the autocast dtype.
 
@@ -84,7 +88,5 @@ class SoftLabelLoss(nn.Module):
             else:
                 # where(), not a product: 0 * inf of an ignored position is NaN.
                 zero = divergence.new_zeros(())
-                mean = torch.where(mask, divergence, zero).sum() / mask.sum().clamp(
-                    min=1
-                )
+                mean = weighted_mean(torch.where(mask, divergence, zero), mask)
             return self.loss_weight * self.temperature**2 * mean
