@@ -26,9 +26,10 @@ PLAIN = 'none'
 #: How the method files name the tasks.
 TASK_NAMES = {ClassificationTask: 'cls', DetectionTask: 'det', SegmentationTask: 'seg'}
 MAX_LEVELS = 4
-#: Tried where a backbone cannot take the small image of the dry forward and
-#: names no size of its own.
+#: Tried where a student cannot take the small image of the dry forward; the
+#: backbone's own img_size takes the place of the first.
 IMAGENET_SIZE = 224
+LARGE_SIZE = (512, 512)
 
 
 def wrap(
@@ -92,9 +93,10 @@ def wrap(
             settings.merge_from_dict(dict(distiller=distiller or {}))
             chosen = settings._cfg_dict.pop('distiller')
             reads_levels = getattr(MODELS.get(chosen.type), 'reads_levels', False)
-            if reads_levels and isinstance(task, ClassificationTask):
+            if reads_levels:
                 input_size = _choose_input_size(task, student, built, chosen)
-                _ask_for_levels(task, student, built, cfg, input_size)
+                if isinstance(task, ClassificationTask):
+                    _ask_for_levels(task, student, built, cfg, input_size)
             model = dict(type='frskd_mm.Distilled', student=student, distiller=chosen)
         else:
             _check_plain_method(method, student, given or distiller)
@@ -178,10 +180,12 @@ def _choose_input_size(
     if 'input_size' in distiller:
         return distiller.input_size
     own = student.backbone.get('img_size', IMAGENET_SIZE)
-    sizes = [task.input_size, (own, own) if isinstance(own, int) else tuple(own)]
+    own = (own, own) if isinstance(own, int) else tuple(own)
+    source = distiller.get('source') or task.default_source(built)
+    sizes = [task.input_size, own, LARGE_SIZE]
     for size in sizes:
         try:
-            task.feature_shapes(built, 'backbone', size)
+            task.feature_shapes(built, source, size)
         except DryForwardError:
             if size == sizes[-1]:
                 raise
