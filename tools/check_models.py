@@ -184,7 +184,10 @@ MODEL_LIST: Dict[str, Dict[str, tuple]] = {
             'reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco.py',
             NO_SOFT_LABEL,
         ),
-        'YOLOF': ('yolof/yolof_r50-c5_8xb8-1x_coco.py', BACKBONE),
+        'YOLOF': (
+            'yolof/yolof_r50-c5_8xb8-1x_coco.py',
+            {'model.backbone.out_indices': '[1,2,3]', **BACKBONE},
+        ),
         'YOLOv3': ('yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py', NO_SOFT_LABEL),
         'YOLOX': ('yolox/yolox_tiny_8xb8-300e_coco.py',),
         'RTMDet': ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py',),
@@ -232,6 +235,24 @@ IMAGE_SIZES = {
     'SSD300': 300,
 }
 
+NOTES = """
+## Good to know
+
+* Settings go behind the command as written in the table. Those of the model are
+  applied before it is wrapped, so they keep their upstream names; those under
+  `model.distiller` belong to the method.
+* A classifier is asked for several feature maps through `backbone.out_indices`; the
+  map that its head reads stays the same. Swin, PoolFormer and the like then have a
+  norm layer a map, so the student gets a few parameters more that distillation alone
+  trains. The exported config has the same `out_indices` and loads them strictly.
+* Where the table changes a head or a pooling, the plain model for comparison needs
+  the same settings: `--method none` with them.
+* The learning-rate constructors of the hosts that decay by layer give everything
+  under `distiller.` the rate of a head. `paramwise_cfg.custom_keys` match parts of
+  names, so `head` of SegFormer's recipe (rate times 10) also holds for the twin's
+  head, while the refining neck has the base rate; `self_teacher.neck` is a key for it.
+""".splitlines()
+
 
 def parse_args() -> argparse.Namespace:
     """Define the command line."""
@@ -274,7 +295,7 @@ def random_batch(cfg: Config, size: int) -> Dict[str, Any]:
             image_shapes=(3, size, size),
             num_items=[3, 2],
             num_classes=3,
-            with_mask=True,
+            with_mask="'with_mask': True" in str(cfg.train_dataloader),
             use_box_type=True,
         )
     samples = []
@@ -473,6 +494,7 @@ def write_table(results: Dict[str, Dict[str, dict]], method: str) -> None:
         + ', '.join(f'{number} {text}' for text, number in counts.items())
         + '. Parameters are in millions: of the student, and those that train beside '
         'it and are gone when it is deployed.',
+        *NOTES,
     ]
     for library, families in results.items():
         lines += ['', f'## {library}', '']
