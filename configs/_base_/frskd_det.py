@@ -22,6 +22,6 @@ distiller = dict(
     feature_loss=dict(
         type='frskd_mm.DetAttentionTransferLoss', reduction='sum', loss_weight=1.0
     ),
-    # The self-teacher learns alone for the first sixth of 12 epochs, as in LGD.
-    weight_schedule=dict(begin=2),
+    # The self-teacher learns alone for a sixth of the training, as in LGD.
+    weight_schedule=dict(begin=1 / 6, by_epoch=False),
 )

@@ -21,6 +21,8 @@ distiller = dict(
     feature_loss=dict(
         type='frskd_mm.AttentionTransferLoss', loss_weight=1.0, reduction='sum'
     ),
+    # Nothing for two thirds of the training, then rising, as in the paper.
+    weight_schedule=dict(begin=2 / 3, ramp='sigmoid', by_epoch=False),
     # False: the self-teacher's task loss also trains the backbone, as in the
     # authors' code
     detach_inputs=True,

@@ -1,10 +1,8 @@
 # FRSKD, RetinaNet with a narrow ResNet-18, BCCD: the plain student's recipe.
 _base_ = ['./retinanet_r18-narrow_bccd.py', '../_base_/frskd_det.py']
-distiller = _base_.distiller
-distiller.weight_schedule.begin = 4  # a sixth of the 24 epochs
 model = dict(
     _delete_=True,
     type='frskd_mm.Distilled',
     student=_base_.model,
-    distiller=distiller,
+    distiller=_base_.distiller,
 )

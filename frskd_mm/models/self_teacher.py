@@ -52,9 +52,9 @@ class SelfTeacher(BaseModule):
         if len(shapes) < 2:
             raise ValueError(
                 f'The {source} ({type(getattr(student, source)).__name__}) gives one '
-                'map, but the self-teacher refines at least two. Set its out_indices '
-                f'to several levels if it has them, or source={_other(source)!r} in '
-                'the distiller if there is one that gives several.'
+                'map, but the self-teacher refines at least two. Set student.'
+                f'{source}.out_indices=(0, 1, 2, 3), or the levels that it has, or '
+                f'source={_other(source)!r} in the distiller if that gives several.'
             )
         in_channels = [channels for channels, *_ in shapes]
         neck = {**neck, 'in_channels': self._check_channels(neck, in_channels, source)}

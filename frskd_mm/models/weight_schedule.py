@@ -27,11 +27,13 @@ class WeightSchedule:
     Source: MingiJi/FRSKD@98b87e5, segmentation/main.py
 
     Args:
-        begin (int): First epoch (iteration) with distillation. Defaults to 0.
-        end (int, optional): First epoch (iteration) without it again.
+        begin (int | float): First epoch (iteration) with distillation. A float
+            below 1 is a fraction of the whole training. Defaults to 0.
+        end (int | float, optional): First epoch (iteration) without it again,
+            or a fraction.
         ramp (str, optional): None or 'sigmoid'. Defaults to None.
-        ramp_end (int, optional): Epoch (iteration) whose start ends the ramp.
-            Defaults to the end of training.
+        ramp_end (int | float, optional): Epoch (iteration) whose start ends the
+            ramp, or a fraction. Defaults to the end of training.
         by_epoch (bool): Whether the numbers are epochs. Defaults to True.
 
     Raises:
@@ -40,10 +42,10 @@ class WeightSchedule:
 
     def __init__(
         self,
-        begin: int = 0,
-        end: Optional[int] = None,
+        begin: float = 0,
+        end: Optional[float] = None,
         ramp: Optional[str] = None,
-        ramp_end: Optional[int] = None,
+        ramp_end: Optional[float] = None,
         by_epoch: bool = True,
     ) -> None:
         if begin < 0 or (end is not None and end <= begin):
@@ -72,16 +74,25 @@ class WeightSchedule:
         unit = 'epoch' if self.by_epoch else 'iter'
         message_hub = MessageHub.get_current_instance()
         current = message_hub.get_info(unit, 0)
-        if current < self.begin or (self.end is not None and current >= self.end):
+        total = message_hub.get_info(f'max_{unit}s', current + 1)
+        begin, end = _absolute(self.begin, total), _absolute(self.end, total)
+        if current < begin or (end is not None and current >= end):
             return 0.0
         if self.ramp is None:
             return 1.0
-        ramp_end = self.ramp_end or message_hub.get_info(f'max_{unit}s', current + 1)
-        if ramp_end <= self.begin:
+        ramp_end = _absolute(self.ramp_end, total) or total
+        if ramp_end <= begin:
             raise ValueError(
-                f'The weight schedule begins at {unit} {self.begin}, after the '
+                f'The weight schedule begins at {unit} {begin}, after the '
                 f'end of training at {ramp_end}. Lower `begin` of the '
                 "distiller's weight_schedule, or train longer."
             )
-        t = min(1.0, (current + 1 - self.begin) / (ramp_end - self.begin))
+        t = min(1.0, (current + 1 - begin) / (ramp_end - begin))
         return math.exp(-5.0 * (1.0 - t) ** 2)
+
+
+def _absolute(value: Optional[float], total: int) -> Optional[float]:
+    """Turn a fraction of the training into an epoch or iteration."""
+    if not isinstance(value, float) or value >= 1:
+        return value
+    return math.ceil(value * total - 1e-6)  # 1 / 6 * 624 is not quite 104

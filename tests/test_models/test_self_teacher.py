@@ -100,7 +100,7 @@ def test_wrong_in_channels_are_refused(given):
 def test_too_few_out_indices_are_refused():
     student = toy_student_cfg()
     student['backbone']['out_indices'] = (3,)
-    with pytest.raises(ValueError, match=r'at least two feature maps.*out_indices=\(0'):
+    with pytest.raises(ValueError, match=r'refines at least two.*out_indices=\(0'):
         build(student)
 
 

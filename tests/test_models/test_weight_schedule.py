@@ -71,8 +71,20 @@ def test_ramp_end_and_end():
     assert values == pytest.approx([*expected, 1.0, 1.0, 0.0])
 
 
+def test_fractions_are_of_the_whole_training():
+    # A sixth of 24 epochs with 26 iterations each begins with the fifth epoch.
+    schedule = WeightSchedule(begin=1 / 6, by_epoch=False)
+    assert factors(schedule, 624, 'iter', total=624) == [0.0] * 104 + [1.0] * 520
+    by_fraction = WeightSchedule(begin=2 / 3, ramp='sigmoid', ramp_end=0.9)
+    by_epoch = WeightSchedule(begin=40, ramp='sigmoid', ramp_end=54)
+    expected = factors(by_epoch, 60, total=60)
+    assert factors(by_fraction, 60, total=60) == expected
+    assert factors(WeightSchedule(end=0.5), 4, total=4) == [1, 1, 0, 0]
+
+
 def test_without_a_runner_it_is_the_first_epoch():
     assert WeightSchedule(begin=1)() == 0.0
+    assert WeightSchedule(begin=1 / 6)() == 0.0
     assert WeightSchedule(end=1)() == 1.0
 
 
