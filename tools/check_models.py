@@ -196,7 +196,10 @@ MODEL_LIST: Dict[str, Dict[str, tuple]] = {
             'centernet/centernet_r18_8xb16-crop512-140e_coco.py',
             {**BACKBONE, **NO_SOFT_LABEL},
         ),
-        'CornerNet': ('cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py',),
+        'CornerNet': (
+            'cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py',
+            {**BACKBONE, **NO_SOFT_LABEL},
+        ),
         'SOLO': ('solo/solo_r50_fpn_1x_coco.py', NO_SOFT_LABEL),
         'YOLACT': ('yolact/yolact_r50_1xb8-55e_coco.py', NO_SOFT_LABEL),
         'Faster R-CNN': ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',),
