@@ -235,6 +235,7 @@ MODEL_LIST: Dict[str, Dict[str, tuple]] = {
 IMAGE_SIZES = {
     'LR-ASPP, MobileNetV3': 400,
     'DDOD': 384,
+    'DINO': 256,
     'SSD300': 300,
 }
 
