@@ -5,7 +5,6 @@ reach and draws learning curves and attention maps. Nothing is downloaded.
 """
 
 import argparse
-import os
 import os.path as osp
 
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
@@ -76,11 +75,12 @@ def main() -> None:
         for name in names
         for picture in ('learning_curves.png', 'attention_maps.png')
     ]
-    print(
-        f'\n{table}\n\nMean ± standard deviation over the seeds. The self-teacher is '
-        'used in training only;\nthe FRSKD student is deployed, at the cost of the '
-        f'plain one.\n\nPictures:\n{os.linesep.join(pictures)}'
+    note = (
+        'Mean ± standard deviation over the seeds; one seed is no result, so try\n'
+        '--seeds 0 1 2. The self-teacher is used in training only. The FRSKD\n'
+        'student is deployed, at the cost of the plain one.'
     )
+    print('', table, '', note, '', 'Pictures:', *pictures, sep='\n')
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ train_dataloader = dict(
     dataset=dict(
         type='frskd_mm.DigitScenesSeg',
         split='train',
-        num_scenes=1000,
+        num_scenes=500,  # few, so that there is something to gain
         scene=scene,
         pipeline=[dict(type='LoadImageFromNDArray'), dict(type='PackSegInputs')],
     ),

@@ -50,7 +50,7 @@ TASKS: Dict[str, DemoTask] = {
         metric_label='test accuracy (%)',
         scale=1.0,
         num_seeds=3,
-        seconds=1.0,
+        seconds=1.6,
     ),
     'seg': DemoTask(
         name='Semantic segmentation of digit scenes',
@@ -60,7 +60,7 @@ TASKS: Dict[str, DemoTask] = {
         metric_label='test mIoU (%)',
         scale=1.0,
         num_seeds=1,
-        seconds=4.0,
+        seconds=3.3,
     ),
     'det': DemoTask(
         name='Detection of digits in scenes',
@@ -70,7 +70,7 @@ TASKS: Dict[str, DemoTask] = {
         metric_label='test box AP (%)',
         scale=100.0,
         num_seeds=1,
-        seconds=4.0,
+        seconds=3.3,
     ),
 }
 
