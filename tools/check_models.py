@@ -248,7 +248,9 @@ NOTES = """
 * A classifier is asked for several feature maps through `backbone.out_indices`; the
   map that its head reads stays the same. Swin, PoolFormer and the like then have a
   norm layer a map, so the student gets a few parameters more that distillation alone
-  trains. The exported config has the same `out_indices` and loads them strictly.
+  trains. The exported config has the same `out_indices` and loads them strictly. With
+  `frskd-f` nothing trains them: several processes then need
+  `find_unused_parameters=True`.
 * Where the table changes a head or a pooling, the plain model for comparison needs
   the same settings: `--method none` with them.
 * The learning-rate constructors of the hosts that decay by layer give everything
