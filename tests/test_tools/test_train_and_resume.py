@@ -78,7 +78,11 @@ def test_interrupted_run_ends_with_the_same_weights(tmp_path, uninterrupted, kin
     if kind == signal.SIGTERM:
         assert '--resume' in output.read_text()
 
+    before = output.read_text()
     train(tmp_path / 'run', '--resume')
+    # It went on from the second epoch instead of training anew.
+    first_line = re.search(r'\[(\d+)\]\[ *1/10\]', output.read_text()[len(before) :])
+    assert first_line.group(1) == '3'
     for resumed, whole in zip(final_state(tmp_path / 'run'), uninterrupted):
         torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
 
