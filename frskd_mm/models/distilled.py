@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from frskd_mm.models.tasks.base import sample_name
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits
 from frskd_mm.utils.random import isolated_rng
@@ -83,7 +84,7 @@ class Distilled:
         finite = torch.isfinite(inputs).flatten(1).all(dim=1)
         if not finite.all():
             bad = [i for i, good in enumerate(finite.tolist()) if not good]
-            names = [_sample_name(data_samples, i) for i in bad]
+            names = [sample_name(data_samples[i]) for i in bad]
             raise ValueError(
                 f'Input image(s) {bad} of the batch contain NaN or infinite values '
                 f'({", ".join(names)}). Check these files, and mean and std of '
@@ -94,11 +95,6 @@ class Distilled:
     def __reduce_ex__(self, protocol: int) -> tuple:
         """Support copying and pickling, although the class is made on the spot."""
         return _empty_instance, (self.student_class,), self.__dict__
-
-
-def _sample_name(data_samples: Sequence[Any], index: int) -> str:
-    metainfo = data_samples[index].metainfo
-    return str(metainfo.get('img_path', metainfo.get('sample_idx', 'no name')))
 
 
 @lru_cache(maxsize=None)

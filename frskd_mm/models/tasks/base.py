@@ -232,6 +232,13 @@ def _maps_advice(module: nn.Module) -> str:
     return 'Distil with a method that reads logits alone, or use another backbone.'
 
 
+def sample_name(data_sample: Any) -> str:
+    """Name a sample for an error: its image file or else its index."""
+    keys = ('img_path', 'img_id', 'sample_idx')
+    metainfo = data_sample.metainfo
+    return str(next((metainfo[key] for key in keys if key in metainfo), 'no name'))
+
+
 def as_levels(feats: Any) -> Tuple[Tensor, ...]:
     """Return a source's output as a tuple of maps."""
     return (feats,) if isinstance(feats, Tensor) else tuple(feats)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from frskd_mm.utils.recorder import Recorder, Target
 
-from .base import Task, rewire
+from .base import Task, rewire, sample_name
 
 
 class ClassificationTask(Task):
@@ -88,8 +88,7 @@ class ClassificationTask(Task):
             label = sample.get('gt_label')
             if label is not None and not ((label >= 0) & (label < num_classes)).all():
                 raise ValueError(
-                    f'Label {label.tolist()} of sample '
-                    f'{sample.get("img_path", sample.get("sample_idx", "?"))} is '
+                    f'Label {label.tolist()} of sample {sample_name(sample)} is '
                     f'out of range for head.num_classes={num_classes}. Set '
                     'student.head.num_classes to the number of classes of the '
                     'dataset.'

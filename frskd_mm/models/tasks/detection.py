@@ -11,7 +11,7 @@ from frskd_mm.models.losses.det_soft_label_loss import SoftLabels
 from frskd_mm.models.losses.foreground import confidence_weight, inside_boxes
 from frskd_mm.utils.recorder import Recorder, Replayer, Target
 
-from .base import Task, rewire
+from .base import Task, rewire, sample_name
 
 # Names of records. A multi-stage head has one record a stage: 'roi0', 'roi1'.
 DENSE, RPN, ROI, SAMPLES, MASK = 'dense', 'rpn', 'roi', 'samples', 'mask'
@@ -158,7 +158,7 @@ class DetectionTask(Task):
             if len(labels) and not ((labels >= 0) & (labels < num_classes)).all():
                 raise ValueError(
                     f'Labels {labels.unique().tolist()} of image '
-                    f'{sample.get("img_path", sample.get("img_id", "?"))} are out of '
+                    f'{sample_name(sample)} are out of '
                     f'range for num_classes={num_classes} of the head. Set it in '
                     'every head of the student to the number of classes of the data '
                     'set, and the classes in the metainfo of the data set.'

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from frskd_mm.utils.recorder import Recorder, Target, shadow, unshadow
 
-from .base import Task, as_levels, rewire
+from .base import Task, as_levels, rewire, sample_name
 
 
 class SegmentationTask(Task):
@@ -149,7 +149,7 @@ class SegmentationTask(Task):
             if bad.any():
                 raise ValueError(
                     f'Labels {labels[bad].unique().tolist()[:10]} in '
-                    f'{sample.get("seg_map_path", sample.get("img_path", "?"))} are '
+                    f'{sample.get("seg_map_path", sample_name(sample))} are '
                     f'out of range for num_classes={head.num_classes} and '
                     f'ignore_index={head.ignore_index} of the decode head. Set '
                     'num_classes in student.decode_head to the number of classes '
