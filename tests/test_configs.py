@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 
+from frskd_mm.utils.model import build_model as build
+
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 EXPERIMENTS = sorted(
     path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts
@@ -33,9 +35,7 @@ def build_model(cfg, folder):
         teacher = MODELS.build(deepcopy(model_cfg.distiller.teacher))
         torch.save(dict(state_dict=teacher.state_dict()), checkpoint)
         model_cfg.distiller.checkpoint = checkpoint
-    if cfg.get('data_preprocessor'):
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(model_cfg)
+    model = build(cfg)
     model.init_weights()
     return model
 

@@ -21,10 +21,11 @@ from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 
 from frskd_mm.engine import load_config, wrap
 from frskd_mm.utils.environment import package_family
+from frskd_mm.utils.model import build_model
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 TABLE = osp.join(ROOT, 'docs', 'models.md')
@@ -331,11 +332,7 @@ def step(cfg: Config, size: int) -> Dict[str, Any]:
     torch.manual_seed(0)
     MessageHub.get_current_instance().update_info('epoch', 0)  # as the runner does
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model_cfg = cfg.model.copy()
-        preprocessor = cfg.get('data_preprocessor')
-        if preprocessor is not None:
-            model_cfg.setdefault('data_preprocessor', preprocessor)
-        model = revert_sync_batchnorm(MODELS.build(model_cfg))
+        model = revert_sync_batchnorm(build_model(cfg))
         model.init_weights()
         model.train()
         batch = model.data_preprocessor(random_batch(cfg, size), training=True)

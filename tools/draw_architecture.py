@@ -3,10 +3,10 @@
 import argparse
 
 import torch
-from mmengine.registry import MODELS, init_default_scope
 
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
 from frskd_mm.engine import load_config
+from frskd_mm.utils.model import build_model
 from frskd_mm.visualization.architecture import draw_architecture
 
 
@@ -20,8 +20,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     cfg = load_config(args.config)
-    init_default_scope(cfg.default_scope)
-    draw_architecture(MODELS.build(cfg.model), torch.zeros(1, 3, *args.size), args.out)
+    draw_architecture(build_model(cfg), torch.zeros(1, 3, *args.size), args.out)
     print(args.out)
 
 

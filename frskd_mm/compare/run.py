@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
@@ -25,6 +23,7 @@ from frskd_mm.engine.export import export_student
 from frskd_mm.engine.runs import build_runner
 from frskd_mm.models.distilled import Distilled
 from frskd_mm.utils.environment import require_cuda_ops
+from frskd_mm.utils.model import build_model, unwrap
 
 CONFIG, RESULT, LOG, PROGRESS = 'config.py', 'result.json', 'log.txt', 'progress.txt'
 PREDICTIONS, SCALARS, WORK_DIR = 'predictions.npz', 'scalars.json', 'work_dir'
@@ -84,15 +83,6 @@ def _evaluators(cfg: Config) -> list:
     return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
-def build_model(cfg: Config) -> nn.Module:
-    """Build a config's model as MMEngine's runner does."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        if cfg.get('data_preprocessor'):
-            preprocessor = dict(data_preprocessor=cfg.data_preprocessor)
-            return MODELS.build(cfg.model, default_args=preprocessor)
-        return MODELS.build(cfg.model)
-
-
 def count_parameters(model: nn.Module) -> int:
     """Return the number of weights, frozen ones included."""
     return sum(parameter.numel() for parameter in model.parameters())
@@ -123,7 +113,7 @@ def execute(folder: str, parent: int) -> None:
     runner.train()
     metrics = runner.test()
 
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrap(runner.model)
     deployed = model
     if isinstance(model, Distilled):
         checkpoint = find_latest_checkpoint(work_dir)

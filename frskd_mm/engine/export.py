@@ -6,12 +6,12 @@ from copy import deepcopy
 from typing import Tuple
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import save_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from frskd_mm.models.distilled import DISTILLER_PREFIX
 from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits
+from frskd_mm.utils.model import build_model
 
 from .config import check_checkpoint_file
 
@@ -81,11 +81,7 @@ def export_student(cfg: Config, checkpoint: str, out: str) -> Tuple[str, str]:
 
 
 def _load_strictly(plain: Config, weights: dict, checkpoint: str) -> None:
-    model_cfg = deepcopy(plain.model)
-    if plain.get('data_preprocessor'):
-        model_cfg.setdefault('data_preprocessor', deepcopy(plain.data_preprocessor))
-    with DefaultScope.overwrite_default_scope(plain.get('default_scope')):
-        model = MODELS.build(model_cfg)
+    model = build_model(plain)
     misfits = summarize_misfits(find_misfits(model.state_dict(), weights))
     if misfits:
         raise ValueError(f'{checkpoint} was not trained with this config: {misfits}.')

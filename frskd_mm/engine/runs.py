@@ -6,12 +6,12 @@ from types import FrameType
 from typing import Dict, Optional
 
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from frskd_mm.models.distilled import Distilled
 from frskd_mm.utils.environment import require_cuda_ops
+from frskd_mm.utils.model import unwrap
 
 from .config import check_checkpoint_file
 
@@ -69,7 +69,7 @@ def evaluate(
     runner = build_runner(cfg)
     context = nullcontext()
     if self_teacher:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if not isinstance(model, Distilled):
             raise ValueError(
                 'The config is of a plain student, which has no self-teacher. Pass '

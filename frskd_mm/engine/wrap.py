@@ -20,6 +20,7 @@ from frskd_mm.models.tasks import (
 )
 from frskd_mm.models.tasks.base import DryForwardError
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.model import build_model
 from frskd_mm.utils.random import isolated_rng
 
 PLAIN = 'none'
@@ -85,7 +86,7 @@ def wrap(
     student = deepcopy(cfg.model)
     given = student.pop('distiller', {})
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), isolated_rng():
-        built = _build(student, cfg)
+        built = build_model(cfg, student)
         task = task_of(built)
         settings = _read_method(method, TASK_NAMES[type(task)])
         if 'distiller' in settings:
@@ -161,14 +162,6 @@ def _check_plain_method(method: str, model: ConfigDict, distiller: Any) -> None:
         )
 
 
-def _build(student: ConfigDict, cfg: Config) -> BaseModel:
-    """Build a student as ``Distilled`` will."""
-    student = deepcopy(student)
-    if cfg.get('data_preprocessor'):
-        student.setdefault('data_preprocessor', deepcopy(cfg.data_preprocessor))
-    return MODELS.build(student)
-
-
 def _choose_input_size(
     task: Task, student: ConfigDict, built: BaseModel, distiller: ConfigDict
 ) -> Tuple[int, int]:
@@ -229,7 +222,7 @@ def _ask_for_levels(
     trial = deepcopy(student)
     trial.backbone.out_indices = tried
     try:
-        model = _build(trial, cfg)
+        model = build_model(cfg, trial)
         shapes = task.feature_shapes(model, 'backbone', input_size)
     except Exception as error:
         raise ValueError(
@@ -242,7 +235,7 @@ def _ask_for_levels(
     student.backbone.out_indices = choose_levels([shape[1:] for shape in shapes])
     text = f'Levels: {backbone} returns one map; set to out_indices='
     text += f'{student.backbone.out_indices}'
-    added = _added_parameters(built, _build(student, cfg))
+    added = _added_parameters(built, build_model(cfg, student))
     if added:
         text += (
             f'. This adds parameters to the student, which distillation alone trains: '

@@ -3,10 +3,10 @@
 from functools import partial
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from frskd_mm.registry import HOOKS
+from frskd_mm.utils.model import unwrap
 from frskd_mm.utils.recorder import shadow, unshadow
 
 
@@ -26,7 +26,7 @@ class AggregatedPredictionHook(Hook):
         Raises:
             TypeError: If the model has no joint head.
         """
-        model = self._model(runner)
+        model = unwrap(runner.model)
         joint_head = getattr(getattr(model, 'distiller', None), 'joint_head', None)
         if joint_head is None:
             raise TypeError(
@@ -38,7 +38,7 @@ class AggregatedPredictionHook(Hook):
 
     def after_val(self, runner: Runner) -> None:
         """Give the student's own ``predict`` back."""
-        unshadow(self._model(runner), 'predict')
+        unshadow(unwrap(runner.model), 'predict')
 
     def before_test(self, runner: Runner) -> None:
         """Shadow ``predict``, as for validation."""
@@ -47,8 +47,3 @@ class AggregatedPredictionHook(Hook):
     def after_test(self, runner: Runner) -> None:
         """Give the student's own ``predict`` back."""
         self.after_val(runner)
-
-    @staticmethod
-    def _model(runner: Runner) -> object:
-        is_wrapped = is_model_wrapper(runner.model)
-        return runner.model.module if is_wrapped else runner.model

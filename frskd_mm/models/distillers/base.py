@@ -1,12 +1,13 @@
 """The interface of self-distillation methods."""
 
 from abc import ABCMeta, abstractmethod
-from typing import Any, Callable, Dict, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence
 
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
 from frskd_mm.models.tasks import ClassificationTask, task_of
+from frskd_mm.registry import MODELS
 from frskd_mm.utils.random import isolated_rng
 
 StudentLoss = Callable[[Tensor, Sequence[Any]], Dict[str, Tensor]]
@@ -100,6 +101,17 @@ def with_prefix(
         f'{prefix}.{name}': value
         for name, value in scale_losses(losses, factor).items()
     }
+
+
+def build_soft_label(cfg: Optional[dict], temperature: float) -> nn.Module:
+    """Build a method's divergence, ``SoftLabelLoss`` unless the config differs.
+
+    Args:
+        cfg: The user's settings, if any.
+        temperature: The method's own, where the settings have none.
+    """
+    default = dict(type='frskd_mm.SoftLabelLoss', temperature=temperature)
+    return MODELS.build({**default, **(cfg or {})})
 
 
 def term_acts(loss: nn.Module, schedule: float) -> bool:

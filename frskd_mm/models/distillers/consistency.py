@@ -11,7 +11,7 @@ from torch import Tensor
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.recorder import Recorder
 
-from .base import BaseDistiller, StudentLoss, name_student_loss
+from .base import BaseDistiller, StudentLoss, build_soft_label, name_student_loss
 from .batches import split_pairs
 
 
@@ -62,9 +62,7 @@ class Consistency(BaseDistiller):
         super().__init__(student)
         if sharpening <= 0:
             raise ValueError(f'sharpening must be positive, got {sharpening}.')
-        self.soft_label = MODELS.build(
-            {'type': 'frskd_mm.SoftLabelLoss', 'temperature': 1.0, **(soft_label or {})}
-        )
+        self.soft_label = build_soft_label(soft_label, temperature=1.0)
         self.sharpening = sharpening
         self.threshold = threshold
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.recorder import Recorder
 
-from .base import BaseDistiller, StudentLoss, name_student_loss
+from .base import BaseDistiller, StudentLoss, build_soft_label, name_student_loss
 from .batches import split_pairs
 
 
@@ -50,9 +50,7 @@ class CSKD(BaseDistiller):
         soft_label: Optional[dict] = None,
     ) -> None:
         super().__init__(student)
-        self.soft_label = MODELS.build(
-            {'type': 'frskd_mm.SoftLabelLoss', 'temperature': 4.0, **(soft_label or {})}
-        )
+        self.soft_label = build_soft_label(soft_label, temperature=4.0)
 
     def loss(
         self,

@@ -9,7 +9,13 @@ from torch import Tensor
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.recorder import Recorder
 
-from .base import BaseDistiller, StudentLoss, name_student_loss, scale_losses
+from .base import (
+    BaseDistiller,
+    StudentLoss,
+    build_soft_label,
+    name_student_loss,
+    scale_losses,
+)
 from .batches import split_pairs
 
 
@@ -60,9 +66,7 @@ class DDGSD(BaseDistiller):
         mmd_weight: float = 5e-4,
     ) -> None:
         super().__init__(student)
-        self.soft_label = MODELS.build(
-            {'type': 'frskd_mm.SoftLabelLoss', 'temperature': 1.0, **(soft_label or {})}
-        )
+        self.soft_label = build_soft_label(soft_label, temperature=1.0)
         self.mmd_weight = mmd_weight
 
     def loss(

@@ -9,7 +9,13 @@ from torch import Tensor
 from frskd_mm.models.tasks.base import as_levels
 from frskd_mm.registry import MODELS
 
-from .base import StudentLoss, name_student_loss, term_acts, with_prefix
+from .base import (
+    StudentLoss,
+    build_soft_label,
+    name_student_loss,
+    term_acts,
+    with_prefix,
+)
 from .frskd import FRSKD
 from .joint_head import (
     NUM_ROTATIONS,
@@ -75,13 +81,7 @@ class FRSKDSLA(FRSKD):
         **kwargs: Any,
     ) -> None:
         super().__init__(student=student, student_cfg=student_cfg, **kwargs)
-        self.aggregate_loss = MODELS.build(
-            {
-                'type': 'frskd_mm.SoftLabelLoss',
-                'temperature': 4.0,
-                **(aggregate_loss or {}),
-            }
-        )
+        self.aggregate_loss = build_soft_label(aggregate_loss, temperature=4.0)
         self.joint_head = JointHead(self.task, student_cfg, student.head.in_channels)
         self.teacher_joint_head = JointHead(
             self.task, student_cfg, self.self_teacher.twin.head.in_channels

@@ -9,7 +9,7 @@ from torch import Tensor
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.recorder import Recorder
 
-from .base import BaseDistiller, StudentLoss, name_student_loss
+from .base import BaseDistiller, StudentLoss, build_soft_label, name_student_loss
 from .joint_head import JointHead, rotate, use_unrotated
 
 
@@ -51,9 +51,7 @@ class SLA(BaseDistiller):
         soft_label: Optional[dict] = None,
     ) -> None:
         super().__init__(student)
-        self.soft_label = MODELS.build(
-            {'type': 'frskd_mm.SoftLabelLoss', 'temperature': 1.0, **(soft_label or {})}
-        )
+        self.soft_label = build_soft_label(soft_label, temperature=1.0)
         self.joint_head = JointHead(self.task, student_cfg, student.head.in_channels)
 
     def loss(

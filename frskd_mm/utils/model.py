@@ -1,0 +1,29 @@
+"""Building and unwrapping models as MMEngine's runner has them."""
+
+from copy import deepcopy
+from typing import Optional
+
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+
+def build_model(cfg: Config, model: Optional[dict] = None) -> nn.Module:
+    """Build a config's model as the runner does; the config stays as it is.
+
+    Args:
+        cfg: Config with ``model`` and, as mmpretrain has it, perhaps
+            ``data_preprocessor`` beside it.
+        model: Config of the model, if not ``cfg.model``.
+    """
+    model_cfg = deepcopy(cfg.model if model is None else model)
+    if cfg.get('data_preprocessor'):
+        model_cfg.setdefault('data_preprocessor', deepcopy(cfg.data_preprocessor))
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        return MODELS.build(model_cfg)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside a wrapper such as DistributedDataParallel."""
+    return model.module if is_model_wrapper(model) else model
