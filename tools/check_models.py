@@ -18,12 +18,12 @@ from typing import Any, Dict, List
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.dataset import pseudo_collate
 from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 
 from frskd_mm.engine import load_config, wrap
+from frskd_mm.engine.trial import random_batch, without_weights
 from frskd_mm.utils.environment import package_family
 from frskd_mm.utils.model import build_model
 
@@ -276,57 +276,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def without_weights(cfg: Any) -> None:
-    """Remove what would download pretrained weights, in place."""
-    if isinstance(cfg, (list, tuple)):
-        for part in cfg:
-            without_weights(part)
-    elif isinstance(cfg, dict):
-        init_cfg = cfg.get('init_cfg')
-        if isinstance(init_cfg, dict) and 'checkpoint' in init_cfg:
-            cfg.init_cfg = None
-        if isinstance(cfg.get('pretrained'), str):
-            cfg.pretrained = None
-        for part in cfg.values():
-            without_weights(part)
-
-
-def random_batch(cfg: Config, size: int) -> Dict[str, Any]:
-    """Return two random images with annotations, as the data loader would."""
-    scope = cfg.default_scope
-    if scope == 'mmdet':
-        from mmdet.testing import demo_mm_inputs
-
-        return demo_mm_inputs(
-            batch_size=2,
-            image_shapes=(3, size, size),
-            num_items=[3, 2],
-            num_classes=3,
-            with_mask="'with_mask': True" in str(cfg.train_dataloader),
-            use_box_type=True,
-        )
-    samples = []
-    for index in range(2):
-        image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
-        if scope == 'mmpretrain':
-            from mmpretrain.structures import DataSample
-
-            sample = DataSample().set_gt_label(index)
-        else:
-            from mmengine.structures import PixelData
-            from mmseg.structures import SegDataSample
-
-            labels = torch.randint(0, 2, (1, size, size))
-            shape = (size, size)
-            sample = SegDataSample(
-                gt_sem_seg=PixelData(data=labels),
-                gt_edge_map=PixelData(data=labels),  # read by PIDNet
-                metainfo=dict(img_shape=shape, ori_shape=shape),
-            )
-        samples.append(dict(inputs=image, data_samples=sample))
-    return pseudo_collate(samples)
-
-
 def step(cfg: Config, size: int) -> Dict[str, Any]:
     """Build the model, run one training step and describe both."""
     torch.manual_seed(0)
@@ -335,7 +284,8 @@ def step(cfg: Config, size: int) -> Dict[str, Any]:
         model = revert_sync_batchnorm(build_model(cfg))
         model.init_weights()
         model.train()
-        batch = model.data_preprocessor(random_batch(cfg, size), training=True)
+        batch = random_batch(cfg, batch_size=2, image_size=(size, size), num_classes=2)
+        batch = model.data_preprocessor(batch, training=True)
         losses = model(**batch, mode='loss')
         total, log = model.parse_losses(losses)
         total.backward()

@@ -1,0 +1,161 @@
+"""Timing of several training steps in turns."""
+
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
+
+import numpy as np
+import torch
+
+from frskd_mm.compare.run import count_parameters
+from frskd_mm.models.distilled import DISTILLER_PREFIX
+
+from .flops import count_flops, count_inference_macs
+from .memory import measure_memory
+from .plan import Arm
+from .steps import TrainingStep, Workload
+
+Seconds = Dict[str, float]
+
+
+class Spread(NamedTuple):
+    """Median and quartiles of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> 'Spread':
+        """Summarise the values."""
+        low, median, high = np.percentile(values, (25, 50, 75))
+        return cls(float(median), float(low), float(high))
+
+    def as_dict(self) -> Dict[str, float]:
+        """Return it for JSON."""
+        return dict(median=self.median, q1=self.low, q3=self.high)
+
+
+def run_in_turns(
+    steps: Mapping[str, Callable[[], Seconds]], rounds: int, warmup: int
+) -> Dict[str, List[Seconds]]:
+    """Run every step once a round, each round beginning with the next one.
+
+    So whatever else slows the machine down for a while slows all of them.
+
+    Args:
+        steps: Functions that return their seconds, by name.
+        rounds: How many are measured.
+        warmup: How many before them are not.
+
+    Returns:
+        dict[str, list[dict[str, float]]]: What they returned, round by round.
+    """
+    names = list(steps)
+    seconds: Dict[str, List[Seconds]] = {name: [] for name in names}
+    for number in range(warmup + rounds):
+        first = number % len(names)
+        for name in [*names[first:], *names[:first]]:
+            taken = steps[name]()
+            if number >= warmup:
+                seconds[name].append(taken)
+    return seconds
+
+
+def paired_ratio(own: Sequence[Seconds], other: Sequence[Seconds]) -> Spread:
+    """Summarise the ratios of the totals, each of one round."""
+    return Spread.of([a['total'] / b['total'] for a, b in zip(own, other)])
+
+
+def measure(
+    arms: Sequence[Arm], workload: Workload, rounds: int, warmup: int
+) -> List[Dict[str, Any]]:
+    """Measure arms under one workload.
+
+    Args:
+        arms: From :func:`frskd_mm.benchmark.plan.plan_arms`, configured.
+        workload: Batch and image size.
+        rounds: Measured steps of each arm.
+        warmup: Steps of each before them.
+
+    Returns:
+        list[dict]: What was found, in the order of the arms, as for JSON.
+    """
+    # First, while this process is small.
+    memory = {arm.name: measure_memory(arm, workload) for arm in arms}
+    steps = {arm.name: arm.build(workload) for arm in arms}
+    counts = {
+        name: count(step)
+        for name, step in steps.items()
+        if isinstance(step, TrainingStep)
+    }
+    for name in counts:
+        steps[name].compile()
+    seconds = run_in_turns(steps, rounds, warmup)
+    results = []
+    for arm in arms:
+        own = seconds[arm.name]
+        result: Dict[str, Any] = dict(
+            name=arm.name,
+            baseline=arm.baseline,
+            seconds={
+                phase: Spread.of([s[phase] for s in own]).as_dict() for phase in own[0]
+            },
+            totals=[s['total'] for s in own],
+            images_per_second=steps[arm.name].images
+            / float(np.median([s['total'] for s in own])),
+            memory_mb=memory[arm.name],
+            **counts.get(arm.name, {}),
+        )
+        if arm.is_distilled:
+            ratio = paired_ratio(own, seconds[arm.baseline])
+            result['ratio'] = ratio.as_dict()
+            result.update(bound(counts[arm.name], counts[arm.baseline], ratio.median))
+            result['against'] = {
+                other.name: paired_ratio(own, seconds[other.name]).as_dict()
+                for other in arms
+                if other.foreign
+            }
+        results.append(result)
+    return results
+
+
+def count(step: TrainingStep) -> Dict[str, int]:
+    """Return parameters and operations of a step that is not compiled yet."""
+    model = step.model
+    distiller = getattr(model, DISTILLER_PREFIX.rstrip('.'), None)
+    removed = count_parameters(distiller) if distiller is not None else 0
+    parameters = count_parameters(model)
+    batch = model.data_preprocessor(step.fresh_batch(), True)
+    return dict(
+        parameters_training=parameters,
+        parameters_inference=parameters - removed,
+        inference_macs=count_inference_macs(model, batch),
+        step_flops=count_flops(step),
+    )
+
+
+def bound(
+    own: Mapping[str, Any], plain: Mapping[str, Any], ratio: float
+) -> Dict[str, float]:
+    """Compare a measured ratio with that of the arithmetic.
+
+    Args:
+        own: The arm's counts.
+        plain: Those of its plain student.
+        ratio: Measured time over the plain student's.
+
+    Returns:
+        dict[str, float]: 'flops_ratio', and 'ratio_to_flops' which is 1 where
+        time grows just as the arithmetic does.
+    """
+    flops_ratio = own['step_flops'] / plain['step_flops']
+    return dict(flops_ratio=flops_ratio, ratio_to_flops=ratio / flops_ratio)
+
+
+def environment() -> Dict[str, Any]:
+    """Return what the figures depend on beside the code."""
+    on_gpu = torch.cuda.is_available()
+    return dict(
+        device=torch.cuda.get_device_name() if on_gpu else 'CPU',
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )

@@ -1,0 +1,217 @@
+"""Training steps that can be timed: a config's, and anybody else's."""
+
+import logging
+import sys
+import time
+import warnings
+from collections import defaultdict
+from copy import deepcopy
+from functools import wraps
+from importlib import import_module
+from typing import Any, Callable, Dict, NamedTuple, Tuple
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS, DefaultScope
+
+from frskd_mm.engine.trial import random_batch
+from frskd_mm.utils.model import build_model
+from frskd_mm.utils.recorder import Recorder
+
+#: Parts of a step in their order; 'total' comes beside them.
+PHASES = ('data', 'forward', 'backward', 'optimiser')
+CHANNELS_LAST = 'frskd_mm.ChannelsLastHook'
+
+
+class Workload(NamedTuple):
+    """What every arm of a measurement is given."""
+
+    batch_size: int
+    #: Height and width.
+    image_size: Tuple[int, int]
+
+
+def silence() -> None:
+    """Keep models from reporting how they are initialised."""
+    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
+    warnings.simplefilter('ignore')
+
+
+def now() -> float:
+    """Return the time in seconds, after all work of a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class PhaseTimer(Recorder):
+    """Sum up the seconds that methods take, within a ``with`` block."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.seconds: Dict[str, float] = defaultdict(float)
+
+    def _recording(self, name: str, method: Callable) -> Callable:
+        @wraps(method)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = now()
+            output = method(*args, **kwargs)
+            self.seconds[name] += now() - began
+            return output
+
+        return timed
+
+
+class TrainingStep:
+    """A step of MMEngine's training loop, ``model.train_step``.
+
+    Model, optimiser, clipping, accumulation and mixed precision are built from
+    the config as the runner builds them, and ``torch.compile`` and the
+    channels-last layout are applied as it applies them. Hooks other than that of
+    the layout are not run.
+
+    The learning rate is 0: the optimiser does all its work, but the weights stay,
+    so that every step computes the same and random labels make nothing diverge.
+
+    With accumulated gradients a step is as many iterations as come to one update.
+
+    Args:
+        cfg: From :func:`frskd_mm.benchmark.plan.configure`.
+        workload: Batch and image size.
+        num_classes: Labels are below it.
+    """
+
+    def __init__(self, cfg: Config, workload: Workload, num_classes: int) -> None:
+        torch.manual_seed(0)
+        self.scope = cfg.get('default_scope')
+        message_hub = MessageHub.get_current_instance()
+        for name, value in dict(epoch=0, iter=0, max_epochs=1, max_iters=1).items():
+            message_hub.update_info(name, value)  # as a runner in its last epoch
+        with DefaultScope.overwrite_default_scope(self.scope):
+            model = revert_sync_batchnorm(build_model(cfg))
+            model.init_weights()
+            self.model = model.to(get_device()).train()
+            for hook in cfg.get('custom_hooks') or []:
+                if hook['type'] == CHANNELS_LAST:
+                    if get_device() in HOOKS.build(hook).devices:
+                        model.to(memory_format=torch.channels_last)
+            self.optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+        for group in self.optim_wrapper.param_groups:
+            group['lr'] = 0.0
+        self.iterations = cfg.optim_wrapper.get('accumulative_counts', 1)
+        self.images = self.iterations * workload.batch_size
+        self.batch = random_batch(cfg, *workload, num_classes)
+        self.compile_cfg = cfg.get('compile')
+        self.compiled = False
+
+    def compile(self) -> None:
+        """Compile the step if the config says so, as the runner does."""
+        if self.compile_cfg:
+            given = self.compile_cfg
+            options = dict(given) if isinstance(given, dict) else {}
+            target = options.pop('target', 'train_step')
+            compiled = torch.compile(getattr(self.model, target), **options)
+            setattr(self.model, target, compiled)
+            self.compiled = True
+
+    def __call__(self) -> Dict[str, float]:
+        """Run one step.
+
+        Returns:
+            dict[str, float]: Seconds, 'total' and those of ``PHASES``. A compiled
+            step is one whole, so it has the total alone.
+        """
+        batches = [self.fresh_batch() for _ in range(self.iterations)]
+        timer = PhaseTimer({} if self.compiled else self._targets())
+        with DefaultScope.overwrite_default_scope(self.scope), timer:
+            began = now()
+            for batch in batches:
+                self.model.train_step(batch, self.optim_wrapper)
+            total = now() - began
+        if self.compiled:
+            return dict(total=total)
+        data, backward, update = (
+            timer.seconds[name] for name in ('data', 'backward', 'update')
+        )
+        return dict(
+            data=data,
+            forward=total - data - update,
+            backward=backward,
+            optimiser=update - backward,
+            total=total,
+        )
+
+    def fresh_batch(self) -> Any:
+        """Return the batch anew: preprocessing writes into the annotations."""
+        return deepcopy(self.batch)
+
+    def _targets(self) -> Dict[str, tuple]:
+        return dict(
+            data=(self.model.data_preprocessor, 'forward'),
+            backward=(self.optim_wrapper, 'backward'),
+            update=(self.optim_wrapper, 'update_params'),
+        )
+
+
+class ForeignStep:
+    """A training step of other code.
+
+    Args:
+        name: ``module:function``. The module is looked for in the working
+            directory and on the Python path. The function is called with
+            ``(batch_size, image_size, num_classes)``, image_size being (height,
+            width), and returns a function without arguments that does one whole
+            training step.
+        workload: Batch and image size.
+        num_classes: Number of classes.
+
+    Raises:
+        ValueError: If there is no such function, or it returns something else.
+    """
+
+    def __init__(self, name: str, workload: Workload, num_classes: int) -> None:
+        torch.manual_seed(0)
+        build = find_function(name)
+        self.images = workload.batch_size
+        self.step = build(workload.batch_size, workload.image_size, num_classes)
+        if not callable(self.step):
+            raise ValueError(
+                f'--against {name} must return a function that does one training '
+                f'step, but returned a {type(self.step).__name__}.'
+            )
+
+    def __call__(self) -> Dict[str, float]:
+        """Run one step; return its seconds as 'total'."""
+        began = now()
+        self.step()
+        return dict(total=now() - began)
+
+
+def find_function(name: str) -> Callable:
+    """Return the function ``module:function``.
+
+    Raises:
+        ValueError: If there is none; says why.
+    """
+    module_name, separator, function_name = name.partition(':')
+    if not separator or not function_name:
+        raise ValueError(f'--against takes module:function, not {name!r}.')
+    if '' not in sys.path:
+        sys.path.insert(0, '')  # the working directory, as with python -m
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f'--against {name}: {error}. The module is looked for in the working '
+            'directory and on PYTHONPATH.'
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(
+            f'--against {name}: {module.__file__} has no function {function_name!r}.'
+        )
+    return function
