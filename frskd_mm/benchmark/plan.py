@@ -2,7 +2,7 @@
 
 import os.path as osp
 from copy import deepcopy
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config
 
@@ -11,6 +11,7 @@ from frskd_mm.engine.export import student_config
 from frskd_mm.engine.trial import find_image_size, find_num_classes, without_weights
 from frskd_mm.engine.wrap import PLAIN, wrap
 
+from .peak import find_function
 from .steps import CHANNELS_LAST, ForeignStep, TrainingStep, Workload
 
 DISTILLED = 'frskd_mm.Distilled'
@@ -27,12 +28,6 @@ class Arm(NamedTuple):
     baseline: Optional[str] = None
     #: ``module:function`` of a foreign step.
     foreign: Optional[str] = None
-
-    @classmethod
-    def from_task(cls, task: Dict[str, Any]) -> 'Arm':
-        """Make the arm anew in another process."""
-        cfg = Config.fromfile(task['config']) if 'config' in task else None
-        return cls(task['name'], task['num_classes'], cfg, foreign=task['foreign'])
 
     @property
     def is_distilled(self) -> bool:
@@ -64,7 +59,7 @@ def plan_arms(
 
     Raises:
         ValueError: If a config has no model or optimiser, or methods are given
-            for a distilled one.
+            for a distilled one, or a foreign function is not found.
     """
     arms: List[Arm] = []
     for cfg in configs:
@@ -91,7 +86,9 @@ def plan_arms(
             Arm(key, num_classes, value, baseline=plain_name)
             for key, value in distilled.items()
         ]
-    arms += [Arm(name, arms[0].num_classes, foreign=name) for name in against]
+    for name in against:
+        find_function(name)  # refuses what is not there before anything is run
+        arms.append(Arm(name, arms[0].num_classes, foreign=name))
     names = [arm.name for arm in arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

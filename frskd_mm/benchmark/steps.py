@@ -1,13 +1,11 @@
 """Training steps that can be timed: a config's, and anybody else's."""
 
 import logging
-import sys
 import time
 import warnings
 from collections import defaultdict
 from copy import deepcopy
 from functools import wraps
-from importlib import import_module
 from typing import Any, Callable, Dict, NamedTuple, Tuple
 
 import torch
@@ -21,6 +19,8 @@ from mmengine.registry import HOOKS, DefaultScope
 from frskd_mm.engine.trial import random_batch
 from frskd_mm.utils.model import build_model
 from frskd_mm.utils.recorder import Recorder
+
+from .peak import build_foreign_step
 
 #: Parts of a step in their order; 'total' comes beside them.
 PHASES = ('data', 'forward', 'backward', 'optimiser')
@@ -158,60 +158,21 @@ class TrainingStep:
 
 
 class ForeignStep:
-    """A training step of other code.
+    """A training step of other code, see :func:`build_foreign_step`.
 
     Args:
-        name: ``module:function``. The module is looked for in the working
-            directory and on the Python path. The function is called with
-            ``(batch_size, image_size, num_classes)``, image_size being (height,
-            width), and returns a function without arguments that does one whole
-            training step.
+        name: ``module:function``.
         workload: Batch and image size.
         num_classes: Number of classes.
-
-    Raises:
-        ValueError: If there is no such function, or it returns something else.
     """
 
     def __init__(self, name: str, workload: Workload, num_classes: int) -> None:
         torch.manual_seed(0)
-        build = find_function(name)
         self.images = workload.batch_size
-        self.step = build(workload.batch_size, workload.image_size, num_classes)
-        if not callable(self.step):
-            raise ValueError(
-                f'--against {name} must return a function that does one training '
-                f'step, but returned a {type(self.step).__name__}.'
-            )
+        self.step = build_foreign_step(name, *workload, num_classes)
 
     def __call__(self) -> Dict[str, float]:
         """Run one step; return its seconds as 'total'."""
         began = now()
         self.step()
         return dict(total=now() - began)
-
-
-def find_function(name: str) -> Callable:
-    """Return the function ``module:function``.
-
-    Raises:
-        ValueError: If there is none; says why.
-    """
-    module_name, separator, function_name = name.partition(':')
-    if not separator or not function_name:
-        raise ValueError(f'--against takes module:function, not {name!r}.')
-    if '' not in sys.path:
-        sys.path.insert(0, '')  # the working directory, as with python -m
-    try:
-        module = import_module(module_name)
-    except ImportError as error:
-        raise ValueError(
-            f'--against {name}: {error}. The module is looked for in the working '
-            'directory and on PYTHONPATH.'
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise ValueError(
-            f'--against {name}: {module.__file__} has no function {function_name!r}.'
-        )
-    return function
