@@ -4,7 +4,7 @@ import base64
 import html
 import json
 import os.path as osp
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from mmengine.config import Config
@@ -63,7 +63,8 @@ LEGEND = (
     'bins. Step time: median time of a training step, relative to the plain student '
     'of the same seed. Memory: peak of the process, or of tensors on a GPU. Added '
     "parameters: beside the plain student's, while training and in the exported "
-    'student.'
+    'student. –: the evaluator gave none for some seed, as for a detector without '
+    'detections.'
 )
 
 
@@ -161,17 +162,26 @@ def _by_method(results: Dict[Run, dict]) -> Dict[str, Dict[int, dict]]:
 
 
 def _find_quality(results: Dict[Run, dict], metric: Optional[str]) -> Column:
-    names = next(iter(results.values()))['metrics']
+    names = _metric_names(results)
     known = QUALITY if metric is None else [c for c in QUALITY if c.metric == metric]
     for column in known:
         if column.metric in names:
             return column
     if metric in names:
         return Column(metric, metric)
+    if not names:
+        raise ValueError(
+            'The evaluators gave no metrics at all. A detector has no AP while it '
+            'detects nothing: train longer, or lower the score_thr of its test_cfg.'
+        )
     raise ValueError(
         f'The evaluators gave no {metric or "metric that is known here"}. Name one of '
         f'these with --metric: {", ".join(sorted(names))}.'
     )
+
+
+def _metric_names(results: Dict[Run, dict]) -> Set[str]:
+    return {name for result in results.values() for name in result['metrics']}
 
 
 def _table(
@@ -179,7 +189,7 @@ def _table(
 ) -> List[List[str]]:
     """Return the header and a row for each method."""
     by_method = _by_method(results)
-    names = next(iter(results.values()))['metrics']
+    names = _metric_names(results)
     others = [column for column in OTHERS if column.metric in names]
     header = ['method', 'n', quality.label, 'difference [95 % interval]']
     header += [column.label for column in others]
@@ -209,6 +219,9 @@ def _table(
 
 
 def _values(results: Sequence[dict], column: Column) -> List[float]:
+    """Return a metric of each run, or nothing if a run lacks it."""
+    if any(column.metric not in result['metrics'] for result in results):
+        return []
     return [column.scale * result['metrics'][column.metric] for result in results]
 
 
@@ -220,6 +233,8 @@ def _difference(pairs: Sequence[Tuple[dict, dict]], column: Column) -> str:
     if not pairs:
         return '–'
     own, plain = (_values(results, column) for results in zip(*pairs))
+    if not own or not plain:
+        return '–'
     mean, half = paired_interval(own, plain)
     if len(pairs) < 2:
         return f'{mean:+.2f} (n=1: no interval)'
@@ -280,12 +295,16 @@ def align_curves(seeds: Sequence[Curves]) -> List[Curves]:
     """
     iterations = set.intersection(*(set(seed.iterations) for seed in seeds))
     epochs = set.intersection(*(set(seed.epochs) for seed in seeds))
-    aligned = []
-    for seed in seeds:
-        training = [p for p in zip(seed.iterations, seed.losses) if p[0] in iterations]
-        tests = [p for p in zip(seed.epochs, seed.metrics) if p[0] in epochs]
-        aligned.append(Curves(*map(list, zip(*training)), *map(list, zip(*tests))))
-    return aligned
+    return [
+        Curves(
+            [x for x in seed.iterations if x in iterations],
+            [y for x, y in zip(seed.iterations, seed.losses) if x in iterations],
+            [x for x in seed.epochs if x in epochs],
+            [y for x, y in zip(seed.epochs, seed.metrics) if x in epochs],
+            seed.by_epoch,
+        )
+        for seed in seeds
+    ]
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

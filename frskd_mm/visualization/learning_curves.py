@@ -28,6 +28,8 @@ class Curves(NamedTuple):
     epochs: List[int]
     #: The metric there.
     metrics: List[float]
+    #: Whether the run counts epochs; if not, ``epochs`` are iterations.
+    by_epoch: bool = True
 
 
 def read_curves(path: str, metric: str, scale: float = 1.0) -> Curves:
@@ -53,14 +55,18 @@ def read_curves(path: str, metric: str, scale: float = 1.0) -> Curves:
         losses=[_student_loss(line) for line in training],
         epochs=[line['step'] for line in evaluation],
         metrics=[scale * line[metric] for line in evaluation],
+        by_epoch=any('epoch' in line for line in training),
     )
 
 
 def _student_loss(line: Dict[str, float]) -> float:
     """Return the loss that a plain student would have logged as 'loss'.
 
-    A distilled model logs the self-teacher's terms under the student's names.
+    A distilled classifier logs it as 'student.loss'. Other distilled models log
+    the self-teacher's terms under the student's names.
     """
+    if 'student.loss' in line:
+        return line['student.loss']
     prefix = 'self_teacher.'
     terms = [
         name[len(prefix) :]
@@ -69,7 +75,7 @@ def _student_loss(line: Dict[str, float]) -> float:
     ]
     if not terms:
         return line['loss']
-    return sum(line['student.loss' if term == 'loss' else term] for term in terms)
+    return sum(line[term] for term in terms)
 
 
 def draw_learning_curves(
@@ -103,7 +109,8 @@ def draw_learning_curves(
     for colour, (name, value) in zip(COLOURS[len(runs) :], (levels or {}).items()):
         right.axhline(value, color=colour, linestyle='--', label=name)
     left.set(xlabel='iteration', ylabel="student's own training loss", ylim=(0, None))
-    right.set(xlabel='epoch', ylabel=metric_label)
+    by_epoch = all(seed.by_epoch for seeds in runs.values() for seed in seeds)
+    right.set(xlabel='epoch' if by_epoch else 'iteration', ylabel=metric_label)
     for axes in (left, right):
         axes.locator_params(axis='x', integer=True)
         axes.grid(alpha=0.3)

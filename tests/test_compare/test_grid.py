@@ -110,6 +110,13 @@ def test_seeds_are_drawn_where_all_have_points():
         Curves([2, 4], [1.0, 0.5], [2], [80.0]),
         Curves([2, 4], [3.0, 2.0], [2], [70.0]),
     ]
+    # A detector's first validations may have no AP.
+    early = Curves([2], [1.0], [1], [5.0])
+    late = Curves([2], [2.0], [2], [6.0])
+    assert align_curves([early, late]) == [
+        Curves([2], [1.0], [], []),
+        Curves([2], [2.0], [], []),
+    ]
 
 
 def test_a_finished_run_is_not_repeated(grid):

@@ -47,9 +47,9 @@ def test_curves_hold_the_student_alone(tmp_path):
     plain = write_log(
         tmp_path / 'plain.json',
         [
-            dict(loss=2.0, lr=0.1, iter=10, step=10),
+            dict(loss=2.0, lr=0.1, epoch=1, iter=10, step=10),
             dict(acc=0.5, step=1),
-            dict(loss=1.5, lr=0.1, iter=20, step=20),
+            dict(loss=1.5, lr=0.1, epoch=2, iter=20, step=20),
             dict(acc=0.75, step=2),
         ],
     )
@@ -74,10 +74,14 @@ def test_curves_hold_the_student_alone(tmp_path):
         'loss_kd': 1.0,
         'iter': 20,
     }
+    without_teacher = {'loss': 9.0, 'student.loss': 1.25, 'loss_kd': 1.0, 'iter': 30}
     log = write_log(
-        tmp_path / 'frskd.json', [distilled, detector, dict(acc=1.0, step=1)]
+        tmp_path / 'frskd.json',
+        [distilled, detector, without_teacher, dict(acc=1.0, step=30)],
     )
-    assert read_curves(log, 'acc').losses == [2.0, 1.5]
+    curves = read_curves(log, 'acc')
+    assert curves.losses == [2.0, 1.5, 1.25]
+    assert not curves.by_epoch  # the runner counts iterations
     with pytest.raises(ValueError, match=r"has no 'mIoU'. It has: acc, iter"):
         read_curves(log, 'mIoU')
 
