@@ -108,7 +108,10 @@ def negative_log_likelihood(predictions: Predictions) -> float:
 
 
 def gather_bins(predictions: Predictions, num_bins: int = 15) -> Bins:
-    """Gather predictions in bins of equal width, the k-th (k/K, (k+1)/K]."""
+    """Gather predictions in bins of equal width, the k-th (k/K, (k+1)/K].
+
+    A confidence of exactly 0 is in the first one, too.
+    """
     edges = np.arange(1, num_bins) / num_bins
     index = np.digitize(predictions.confidences, edges, right=True)
     counts = np.bincount(index, minlength=num_bins)

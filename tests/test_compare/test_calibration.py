@@ -12,6 +12,7 @@ from frskd_mm.compare.statistics import mean_std, paired_interval
 from frskd_mm.evaluation.calibration import (
     Predictions,
     area_under_risk_coverage,
+    expected_calibration_error,
     gather_bins,
     negative_log_likelihood,
 )
@@ -92,6 +93,74 @@ def test_aurc_of_equal_confidences_is_the_mean_over_their_orders():
     orders = [[1, *order, 1] for order in permutations([0, 1, 0])]
     expected = np.mean([np.mean(risks(order)) for order in orders])
     assert area_under_risk_coverage(predictions) == pytest.approx(expected)
+
+
+def plain_reference(triples, num_bins):
+    """Calculate NLL, ECE and AURC of (confidence, correct, label's probability)."""
+    nll = sum(-math.log(max(p, 2.0**-126)) for _, _, p in triples) / len(triples)
+    bins = [[] for _ in range(num_bins)]
+    for confidence, right, _ in triples:
+        k = next(k for k in range(num_bins) if confidence <= (k + 1) / num_bins)
+        bins[k].append((confidence, right))
+    ece = sum(abs(sum(c - r for c, r in inside)) for inside in bins) / len(triples)
+    covered, errors, area = 0, 0.0, 0.0
+    for level in sorted({c for c, _, _ in triples}, reverse=True):
+        wrong = [1 - right for c, right, _ in triples if c == level]
+        for _ in wrong:  # equal confidences share their errors
+            covered, errors = covered + 1, errors + sum(wrong) / len(wrong)
+            area += errors / covered
+    return nll, ece, area / len(triples)
+
+
+EDGES = [k / 15 for k in range(16)]
+
+
+@pytest.mark.parametrize(
+    'triples',
+    [
+        pytest.param([(1.0, 1, 1.0)], id='one-sample-right-and-sure'),
+        pytest.param([(1.0, 0, 0.0)], id='one-sample-wrong-and-sure'),
+        pytest.param([(0.5, 1, 0.5)], id='one-sample-right'),
+        pytest.param([(0.5, 0, 0.2)], id='one-sample-wrong'),
+        pytest.param([(0.0, 0, 0.0), (0.9, 1, 0.9)], id='confidence-0'),
+        pytest.param([(1.0, 1, 1.0), (1.0, 0, 0.0)], id='confidence-1'),
+        pytest.param([(c, 1, c) for c in (0.4, 0.7, 0.9, 0.9)], id='all-right'),
+        pytest.param([(c, 0, 1 - c) for c in (0.6, 0.7, 0.9, 0.9)], id='all-wrong'),
+        pytest.param([(c, k % 2, c) for k, c in enumerate(EDGES)], id='edges'),
+        pytest.param(
+            [(np.nextafter(c, 1), k % 3 == 0, c) for k, c in enumerate(EDGES)],
+            id='just-above-the-edges',
+        ),
+    ],
+)
+@pytest.mark.parametrize('num_bins', [1, 2, 15])
+def test_edge_cases(triples, num_bins):
+    predictions = Predictions(*np.array(triples, dtype=float).T)
+    nll, ece, aurc = plain_reference(triples, num_bins)
+    assert negative_log_likelihood(predictions) == pytest.approx(nll)
+    assert expected_calibration_error(predictions, num_bins) == pytest.approx(ece)
+    assert area_under_risk_coverage(predictions) == pytest.approx(aurc)
+
+
+def test_an_edge_belongs_to_the_bin_below():
+    confidences = np.array(EDGES)
+    predictions = Predictions(confidences, np.ones(16), confidences)
+    assert gather_bins(predictions, 15).counts.tolist() == [2] + [1] * 14
+    above = predictions._replace(confidences=np.nextafter(confidences, 2)[:15])
+    above = above._replace(correct=np.ones(15))
+    assert gather_bins(above, 15).counts.tolist() == [1] * 15
+
+
+def test_scores_of_exactly_1_and_0():
+    metric = METRICS.build(dict(type='frskd_mm.Calibration'))
+    sure = torch.tensor([0.0, 1.0, 0.0])
+    for label in (1, 0):  # right, then wrong
+        metric.process(None, [dict(pred_score=sure, gt_label=torch.tensor([label]))])
+    assert metric.evaluate(2) == {
+        'calibration/NLL': pytest.approx(-math.log(2.0**-126) / 2),
+        'calibration/ECE': 0.5,
+        'calibration/AURC': 0.5,
+    }
 
 
 def test_limits():
