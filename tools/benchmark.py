@@ -8,22 +8,30 @@ import argparse
 import json
 import shlex
 import sys
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from mmengine.config import DictAction
 
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
 from frskd_mm.benchmark import (
+    Point,
     Workload,
     choose_image_size,
-    configure,
+    configure_arms,
+    draw_sweep,
     environment,
     measure,
+    measure_inference,
+    parse_sweep,
     plan_arms,
+    plan_sweep,
     report,
     silence,
+    sweep_table,
 )
 from frskd_mm.engine import load_config
+from frskd_mm.utils.optional import require_packages
 
 
 def parse_args() -> argparse.Namespace:
@@ -77,6 +85,25 @@ def parse_args() -> argparse.Namespace:
     layout.add_argument(
         '--no-channels-last', dest='channels_last', action='store_const', const=False
     )
+    parser.add_argument(
+        '--data',
+        action='store_true',
+        help="also train with the configs' own data loaders, to see if they keep up",
+    )
+    parser.add_argument(
+        '--inference',
+        action='store_true',
+        help='also compare the exported student with the plain one',
+    )
+    parser.add_argument(
+        '--sweep',
+        nargs='+',
+        metavar=('batch|size|levels|width', 'VALUE'),
+        help='measure once for each value of one of these',
+    )
+    parser.add_argument(
+        '--plot', metavar='FILE', help='draw what --sweep gives, as PNG'
+    )
     parser.add_argument('--json', metavar='FILE', help='write all figures there')
     parser.add_argument(
         '--cfg-options',
@@ -85,57 +112,88 @@ def parse_args() -> argparse.Namespace:
         help='replace values in all configs: key=value',
     )
     args = parser.parse_args()
-    numbers = dict(
-        batch_size=args.batch_size,
-        image_size=args.image_size or [],
-        steps=[args.steps],
-        threads=[] if args.threads is None else [args.threads],
-    )
-    for name, values in numbers.items():
-        for value in values:
-            if value < 1:
-                option = name.replace('_', '-')
-                parser.error(f'--{option} must be 1 or more, not {value}')
+    for option, values in (
+        ('batch-size', args.batch_size),
+        ('image-size', args.image_size or []),
+        ('steps', [args.steps]),
+        ('threads', [args.threads or 1]),
+    ):
+        if min(values, default=1) < 1:
+            parser.error(f'--{option} must be 1 or more, not {min(values)}')
     if args.warmup < 0:
         parser.error(f'--warmup must be 0 or more, not {args.warmup}')
+    if args.plot and not args.sweep:
+        parser.error('--plot draws a --sweep; give one')
+    if args.sweep and len(args.batch_size) > 1:
+        parser.error('--sweep takes one --batch-size; --sweep batch varies it')
     return args
 
 
+def run(args: argparse.Namespace) -> Tuple[Optional[str], List[Dict[str, Any]]]:
+    """Measure what was asked for.
+
+    Returns:
+        tuple: What varies, if anything, and the measurements.
+    """
+    kind = None
+    if args.sweep:
+        kind, values = parse_sweep(args.sweep)
+    configs = [load_config(path, args.cfg_options) for path in args.configs]
+    methods = args.method.split(',') if args.method else []
+    arms = plan_arms(configs, methods, args.against)
+    given = args.image_size
+    if kind == 'size':
+        given = (values[0], values[0])
+    size = tuple(given) if given else choose_image_size(arms)
+    if kind:
+        workload = Workload(args.batch_size[0], size)
+        points = plan_sweep(kind, values, arms, workload)
+    else:
+        points = [Point(b, arms, Workload(b, size)) for b in args.batch_size]
+    options = dict(
+        amp=args.amp, compiled=args.compile, channels_last=args.channels_last
+    )
+    measurements = []
+    for value, point_arms, workload in points:
+        point_arms = configure_arms(point_arms, workload.image_size, **options)
+        times = (workload, args.steps, args.warmup)
+        found = dict(value=value, **workload._asdict())
+        found['arms'] = measure(point_arms, *times, with_data=args.data)
+        if args.inference:
+            by_name = {arm.name: arm for arm in point_arms}
+            found['inference'] = [
+                measure_inference(arm, by_name[arm.baseline], *times)
+                for arm in point_arms
+                if arm.is_distilled
+            ]
+        measurements.append(found)
+    return kind, measurements
+
+
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and write."""
     args = parse_args()
     silence()
     if args.threads:
         torch.set_num_threads(args.threads)
-    methods = args.method.split(',') if args.method else []
+    if args.plot:
+        require_packages('--plot', matplotlib='matplotlib')
     try:
-        configs = [load_config(path, args.cfg_options) for path in args.configs]
-        arms = plan_arms(configs, methods, args.against)
-        image_size = tuple(args.image_size or choose_image_size(arms))
-        arms = [
-            arm._replace(
-                cfg=configure(
-                    arm.cfg, image_size, args.amp, args.compile, args.channels_last
-                )
-            )
-            if arm.cfg
-            else arm
-            for arm in arms
-        ]
-        measurements = []
-        for batch_size in args.batch_size:
-            workload = Workload(batch_size, image_size)
-            found = measure(arms, workload, args.steps, args.warmup)
-            measurements.append(dict(**workload._asdict(), arms=found))
+        kind, measurements = run(args)
     except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     print(report(measurements))
+    if kind:
+        print('\n' + sweep_table(kind, measurements))
+    if args.plot:
+        draw_sweep(kind, measurements, args.plot)
     if args.json:
         result = dict(
-            command=shlex.join(['python', *sys.argv]),
+            command=f'python {shlex.join(sys.argv)}',
             environment=environment(),
             steps=args.steps,
             warmup=args.warmup,
+            sweep=kind,
             measurements=measurements,
         )
         with open(args.json, 'w', encoding='utf-8') as file:

@@ -1,72 +1,29 @@
 """Timing of several training steps in turns."""
 
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
+import mmengine
 import numpy as np
 import torch
 
+import frskd_mm
 from frskd_mm.compare.run import count_parameters
 from frskd_mm.models.distilled import DISTILLER_PREFIX
 
 from .flops import count_flops, count_inference_macs
+from .loader import measure_loader
 from .memory import measure_memory
 from .plan import Arm
+from .rounds import Spread, paired_ratio, run_in_turns
 from .steps import TrainingStep, Workload
-
-Seconds = Dict[str, float]
-
-
-class Spread(NamedTuple):
-    """Median and quartiles of repeated measurements."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> 'Spread':
-        """Summarise the values."""
-        low, median, high = np.percentile(values, (25, 50, 75))
-        return cls(float(median), float(low), float(high))
-
-    def as_dict(self) -> Dict[str, float]:
-        """Return it for JSON."""
-        return dict(median=self.median, q1=self.low, q3=self.high)
-
-
-def run_in_turns(
-    steps: Mapping[str, Callable[[], Seconds]], rounds: int, warmup: int
-) -> Dict[str, List[Seconds]]:
-    """Run every step once a round, each round beginning with the next one.
-
-    So whatever else slows the machine down for a while slows all of them.
-
-    Args:
-        steps: Functions that return their seconds, by name.
-        rounds: How many are measured.
-        warmup: How many before them are not.
-
-    Returns:
-        dict[str, list[dict[str, float]]]: What they returned, round by round.
-    """
-    names = list(steps)
-    seconds: Dict[str, List[Seconds]] = {name: [] for name in names}
-    for number in range(warmup + rounds):
-        first = number % len(names)
-        for name in [*names[first:], *names[:first]]:
-            taken = steps[name]()
-            if number >= warmup:
-                seconds[name].append(taken)
-    return seconds
-
-
-def paired_ratio(own: Sequence[Seconds], other: Sequence[Seconds]) -> Spread:
-    """Summarise the ratios of the totals, each of one round."""
-    return Spread.of([a['total'] / b['total'] for a, b in zip(own, other)])
 
 
 def measure(
-    arms: Sequence[Arm], workload: Workload, rounds: int, warmup: int
+    arms: Sequence[Arm],
+    workload: Workload,
+    rounds: int,
+    warmup: int,
+    with_data: bool = False,
 ) -> List[Dict[str, Any]]:
     """Measure arms under one workload.
 
@@ -75,6 +32,7 @@ def measure(
         workload: Batch and image size.
         rounds: Measured steps of each arm.
         warmup: Steps of each before them.
+        with_data: Time the configs' own data loaders, too.
 
     Returns:
         list[dict]: What was found, in the order of the arms, as for JSON.
@@ -105,7 +63,7 @@ def measure(
             memory_mb=memory[arm.name],
             **counts.get(arm.name, {}),
         )
-        if arm.is_distilled:
+        if arm.has_method:
             ratio = paired_ratio(own, seconds[arm.baseline])
             result['ratio'] = ratio.as_dict()
             result.update(bound(counts[arm.name], counts[arm.baseline], ratio.median))
@@ -114,6 +72,10 @@ def measure(
                 for other in arms
                 if other.foreign
             }
+        if with_data and arm.cfg:
+            result['loader'] = measure_loader(
+                arm.cfg, steps[arm.name], workload.batch_size, rounds
+            )
         results.append(result)
     return results
 
@@ -158,4 +120,6 @@ def environment() -> Dict[str, Any]:
         device=torch.cuda.get_device_name() if on_gpu else 'CPU',
         threads=torch.get_num_threads(),
         torch=torch.__version__,
+        mmengine=mmengine.__version__,
+        frskd_mm=frskd_mm.__version__,
     )

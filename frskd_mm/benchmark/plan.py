@@ -2,7 +2,7 @@
 
 import os.path as osp
 from copy import deepcopy
-from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config
 
@@ -30,9 +30,14 @@ class Arm(NamedTuple):
     foreign: Optional[str] = None
 
     @property
-    def is_distilled(self) -> bool:
-        """Whether it is a student with a method, a plain student being there."""
+    def has_method(self) -> bool:
+        """Whether it is a student with a method; label smoothing is one, too."""
         return self.baseline not in (None, self.name)
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether a student can be taken out of it."""
+        return self.cfg is not None and self.cfg.model.type == DISTILLED
 
     def build(self, workload: Workload) -> Union[TrainingStep, ForeignStep]:
         """Build model, optimiser and batch."""
@@ -131,6 +136,16 @@ def choose_image_size(arms: Sequence[Arm]) -> Tuple[int, int]:
     return next(iter(sizes.values()))
 
 
+def configure_arms(
+    arms: Sequence[Arm], image_size: Tuple[int, int], **options: Any
+) -> List[Arm]:
+    """Apply :func:`configure` to all arms that have a config."""
+    return [
+        arm._replace(cfg=configure(arm.cfg, image_size, **options)) if arm.cfg else arm
+        for arm in arms
+    ]
+
+
 def configure(
     cfg: Config,
     image_size: Tuple[int, int],
@@ -161,7 +176,7 @@ def configure(
         if cfg.get('default_scope') == 'mmdet':
             preprocessor.pop('batch_augments', None)  # they pad to the full size
     if compiled:
-        cfg.compile = True
+        cfg.compile = cfg.get('compile') or True
     if channels_last is not None:
         hooks = cfg.get('custom_hooks') or []
         hooks = [hook for hook in hooks if hook['type'] != CHANNELS_LAST]

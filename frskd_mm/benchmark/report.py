@@ -26,9 +26,12 @@ def report(measurements: Sequence[Dict[str, Any]]) -> str:
         parts.append(f'Batch {found["batch_size"]}, images {height}x{width}')
         parts.append(markdown_table(_time_table(found['arms'])))
         parts.append(markdown_table(_size_table(found['arms'])))
-        against = _against_table(found['arms'])
-        if against:
-            parts.append(markdown_table(against))
+        for optional in (_against_table, _loader_table):
+            rows = optional(found['arms'])
+            if len(rows) > 1:
+                parts.append(markdown_table(rows))
+        if found.get('inference'):
+            parts.append(markdown_table(_inference_table(found['inference'])))
     return '\n\n'.join([*parts, LEGEND])
 
 
@@ -80,7 +83,7 @@ def _size_table(arms: Sequence[Dict[str, Any]]) -> List[List[str]]:
 
 
 def _against_table(arms: Sequence[Dict[str, Any]]) -> List[List[str]]:
-    """Return ours over theirs; empty without foreign steps."""
+    """Return ours over theirs."""
     by_name = {arm['name']: arm for arm in arms}
     rows = [['ours ÷ theirs', 'theirs', 'seconds', 'peak memory', 'of the step']]
     for arm in arms:
@@ -89,4 +92,30 @@ def _against_table(arms: Sequence[Dict[str, Any]]) -> List[List[str]]:
             row = [arm['name'], name, _ratio(ratio)]
             row += [f'{own[key] / other[key]:.2f}' for key in ('peak', 'step')]
             rows.append(row)
-    return rows if len(rows) > 1 else []
+    return rows
+
+
+def _loader_table(arms: Sequence[Dict[str, Any]]) -> List[List[str]]:
+    header = ['training on the data', 'loader alone (images/s)', 'workers']
+    rows = [[*header, 'step (s)', 'wait for a batch (s)', 'waiting']]
+    for arm in arms:
+        if 'loader' in arm:
+            found = arm['loader']
+            step, wait = found['step']['median'], found['wait']['median']
+            row = [arm['name'], f'{found["images_per_second"]:.1f}']
+            row += [str(found['workers']), _seconds(found['step'])]
+            row += [_seconds(found['wait']), f'{100 * wait / (wait + step):.1f} %']
+            rows.append(row)
+    return rows
+
+
+def _inference_table(found: Sequence[Dict[str, Any]]) -> List[List[str]]:
+    header = ['exported student of', 'seconds', 'plain student', 'ratio', 'parameters']
+    rows = [[*header, 'plain student', 'outputs bit-identical']]
+    for arm in found:
+        seconds, parameters = arm['seconds'], arm['parameters']
+        row = [arm['name'], _seconds(seconds['exported']), _seconds(seconds['plain'])]
+        row += [_ratio(arm['ratio']), f'{parameters["exported"]:,}']
+        row += [f'{parameters["plain"]:,}', 'yes' if arm['identical'] else 'NO']
+        rows.append(row)
+    return rows

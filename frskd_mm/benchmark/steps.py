@@ -6,7 +6,7 @@ import warnings
 from collections import defaultdict
 from copy import deepcopy
 from functools import wraps
-from typing import Any, Callable, Dict, NamedTuple, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
@@ -37,7 +37,7 @@ class Workload(NamedTuple):
 
 def silence() -> None:
     """Keep models from reporting how they are initialised."""
-    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
+    MMLogger.get_instance('mmengine').setLevel(logging.ERROR)
     warnings.simplefilter('ignore')
 
 
@@ -118,14 +118,19 @@ class TrainingStep:
             setattr(self.model, target, compiled)
             self.compiled = True
 
-    def __call__(self) -> Dict[str, float]:
+    def __call__(self, batches: Optional[Sequence[Any]] = None) -> Dict[str, float]:
         """Run one step.
+
+        Args:
+            batches: Of the data loader, one an iteration; by default the random
+                one.
 
         Returns:
             dict[str, float]: Seconds, 'total' and those of ``PHASES``. A compiled
             step is one whole, so it has the total alone.
         """
-        batches = [self.fresh_batch() for _ in range(self.iterations)]
+        if batches is None:
+            batches = [self.fresh_batch() for _ in range(self.iterations)]
         timer = PhaseTimer({} if self.compiled else self._targets())
         with DefaultScope.overwrite_default_scope(self.scope), timer:
             began = now()
