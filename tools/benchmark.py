@@ -185,7 +185,7 @@ def main() -> None:
     print(report(measurements))
     if kind:
         print('\n' + sweep_table(kind, measurements))
-    if args.plot:
+    if kind and args.plot:
         draw_sweep(kind, measurements, args.plot)
     if args.json:
         result = dict(

@@ -1,7 +1,7 @@
 """Counting the arithmetic of a model and of a whole training step."""
 
 import logging
-from typing import Any, Callable, Dict, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 import torch
 from mmengine.analysis import get_model_complexity_info
@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 
 def _conv_backward_flops(
-    grad_shape: Sequence[int],
-    x_shape: Sequence[int],
-    weight_shape: Sequence[int],
+    grad_shape: List[int],
+    x_shape: List[int],
+    weight_shape: List[int],
     bias: Any,
     stride: Any,
     padding: Any,

@@ -40,20 +40,19 @@ def measure(
     # First, while this process is small.
     memory = {arm.name: measure_memory(arm, workload) for arm in arms}
     steps = {arm.name: arm.build(workload) for arm in arms}
-    counts = {
-        name: count(step)
-        for name, step in steps.items()
-        if isinstance(step, TrainingStep)
+    own_steps = {
+        name: step for name, step in steps.items() if isinstance(step, TrainingStep)
     }
-    for name in counts:
-        steps[name].compile()
+    counts = {name: count(step) for name, step in own_steps.items()}
+    for step in own_steps.values():
+        step.compile()
     seconds = run_in_turns(steps, rounds, warmup)
     results = []
     for arm in arms:
         own = seconds[arm.name]
         result: Dict[str, Any] = dict(
             name=arm.name,
-            baseline=arm.baseline,
+            baseline=arm.baseline or None,
             seconds={
                 phase: Spread.of([s[phase] for s in own]).as_dict() for phase in own[0]
             },
@@ -74,7 +73,7 @@ def measure(
             }
         if with_data and arm.cfg:
             result['loader'] = measure_loader(
-                arm.cfg, steps[arm.name], workload.batch_size, rounds
+                arm.cfg, own_steps[arm.name], workload.batch_size, rounds
             )
         results.append(result)
     return results

@@ -6,7 +6,6 @@ ours, so that the memory of a foreign process has none of our libraries in it.
 
 import gc
 import json
-import re
 import resource
 import sys
 from importlib import import_module
@@ -76,7 +75,8 @@ def _resident_peak() -> int:
     # started this one, which may hold all arms.
     try:
         with open('/proc/self/status', encoding='ascii') as file:
-            return int(re.search(r'VmHWM:\s*(\d+) kB', file.read()).group(1)) * 1024
+            sizes = dict(line.split(':', 1) for line in file)
+        return int(sizes['VmHWM'].split()[0]) * 1024  # it is given in kB
     except OSError:
         unit = 1 if sys.platform == 'darwin' else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -24,15 +24,15 @@ class Arm(NamedTuple):
     num_classes: int
     #: Training config, or None for a foreign step.
     cfg: Optional[Config] = None
-    #: Name of the arm whose time this one's is divided by.
-    baseline: Optional[str] = None
+    #: Name of the arm whose time this one's is divided by, if any.
+    baseline: str = ''
     #: ``module:function`` of a foreign step.
     foreign: Optional[str] = None
 
     @property
     def has_method(self) -> bool:
         """Whether it is a student with a method; label smoothing is one, too."""
-        return self.baseline not in (None, self.name)
+        return self.baseline not in ('', self.name)
 
     @property
     def is_distilled(self) -> bool:
@@ -172,7 +172,7 @@ def configure(
     for model in (cfg.model, cfg.model.get('student', {})):
         preprocessor = model.get('data_preprocessor') or {}
         if cfg.get('default_scope') == 'mmseg' and 'size' in preprocessor:
-            preprocessor.size = image_size
+            preprocessor['size'] = image_size
         if cfg.get('default_scope') == 'mmdet':
             preprocessor.pop('batch_augments', None)  # they pad to the full size
     if compiled:

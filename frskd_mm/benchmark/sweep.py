@@ -1,7 +1,7 @@
 """How the cost grows: with batch, image size, levels and width."""
 
 from copy import deepcopy
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from mmengine.config import Config
 
@@ -19,18 +19,17 @@ SWEEPS = {
     'levels': 'levels that are refined',
     'width': 'width of the neck',
 }
-Number = Union[int, float]
 
 
 class Point(NamedTuple):
     """A measurement of the sweep."""
 
-    value: Number
+    value: float
     arms: List[Arm]
     workload: Workload
 
 
-def parse_sweep(texts: Sequence[str]) -> Tuple[str, List[Number]]:
+def parse_sweep(texts: Sequence[str]) -> Tuple[str, List[float]]:
     """Read ``KIND VALUE...``.
 
     Raises:
@@ -45,7 +44,7 @@ def parse_sweep(texts: Sequence[str]) -> Tuple[str, List[Number]]:
     return kind, numbers
 
 
-def _parse_number(kind: str, text: str) -> Number:
+def _parse_number(kind: str, text: str) -> float:
     for read in (int, float) if kind == 'width' else (int,):
         try:
             number = read(text)
@@ -59,7 +58,7 @@ def _parse_number(kind: str, text: str) -> Number:
 
 
 def plan_sweep(
-    kind: str, values: Sequence[Number], arms: Sequence[Arm], workload: Workload
+    kind: str, values: Sequence[float], arms: Sequence[Arm], workload: Workload
 ) -> List[Point]:
     """Return the measurements of a sweep.
 
@@ -72,12 +71,15 @@ def plan_sweep(
     Raises:
         ValueError: If the arms have nothing of the kind.
     """
-    if kind == 'batch':
-        return [Point(v, list(arms), workload._replace(batch_size=v)) for v in values]
-    if kind == 'size':
-        return [
-            Point(v, list(arms), workload._replace(image_size=(v, v))) for v in values
+    if kind in ('batch', 'size'):
+        batch, size = workload
+        workloads = [
+            Workload(int(value), size)
+            if kind == 'batch'
+            else Workload(batch, (int(value), int(value)))
+            for value in values
         ]
+        return [Point(v, list(arms), w) for v, w in zip(values, workloads)]
     change = {'levels': _set_levels, 'width': _set_width}[kind]
     if not any(arm.is_distilled for arm in arms):
         raise ValueError(
@@ -94,9 +96,9 @@ def plan_sweep(
     return points
 
 
-def _set_levels(cfg: Config, number: int) -> Config:
+def _set_levels(cfg: Config, levels: float) -> Config:
     """Refine the coarsest levels alone: the classifier reads the last one."""
-    cfg = deepcopy(cfg)
+    cfg, number = deepcopy(cfg), int(levels)
     student = cfg.model.student if cfg.model.type == DISTILLED else {}
     indices = student.get('backbone', {}).get('out_indices')
     if cfg.get('default_scope') != 'mmpretrain' or indices is None:
@@ -110,11 +112,11 @@ def _set_levels(cfg: Config, number: int) -> Config:
             f'--sweep levels {number}: the backbone gives {len(indices)} levels. Set '
             'more of them in student.backbone.out_indices.'
         )
-    student.backbone.out_indices = tuple(indices)[-number:]
+    student['backbone']['out_indices'] = tuple(indices)[-number:]
     return cfg
 
 
-def _set_width(cfg: Config, width: Number) -> Config:
+def _set_width(cfg: Config, width: float) -> Config:
     """Let refined maps have ``width`` times the channels of the student's."""
     cfg = deepcopy(cfg)
     neck = cfg.model.get('distiller', {}).get('neck') or {}
@@ -123,7 +125,7 @@ def _set_width(cfg: Config, width: Number) -> Config:
             f'--sweep width varies the width of a BiFPNc neck, not of '
             f'{neck.get("type", "a method without one")!r}.'
         )
-    neck.width = width
+    neck['width'] = width
     return cfg
 
 
@@ -182,7 +184,7 @@ def draw_sweep(kind: str, measurements: Sequence[Dict[str, Any]], path: str) -> 
 
 def _draw_spread(
     axes: Any,
-    values: Sequence[Number],
+    values: Sequence[float],
     spreads: Sequence[Dict[str, float]],
     label: str,
     colour: str,

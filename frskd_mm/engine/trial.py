@@ -64,14 +64,13 @@ def random_batch(
         loader = cfg.get('train_dataloader') or {}
         collate = dict(loader.get('collate_fn') or dict(type='pseudo_collate'))
         function = FUNCTIONS.get(collate.pop('type'))
-        if loader.get('dataset', {}).get('type') == 'frskd_mm.PairDataset':
+        dataset = loader.get('dataset') or {}
+        if dataset.get('type') == 'frskd_mm.PairDataset':
             partners = make(cfg, batch_size, image_size, num_classes)
             for sample, partner in zip(samples, partners):
-                partner['data_samples'].set_metainfo(
-                    dict(partner=loader.dataset.partner)
-                )
+                partner['data_samples'].set_metainfo(dict(partner=dataset['partner']))
                 partner['data_samples'].set_gt_label(sample['data_samples'].gt_label)
-            samples = list(zip(samples, partners))
+            return function(list(zip(samples, partners)), **collate)
         return function(samples, **collate)
 
 

@@ -224,7 +224,7 @@ def test_plain_student_comes_first_and_once(read):
         'frskd_wrn10-1_digits',
         'foreign_step:build',
     ]
-    assert [arm.baseline for arm in arms] == [plain, plain, None]
+    assert [arm.baseline for arm in arms] == [plain, plain, '']
     assert arms[0].cfg.model == arms[1].cfg.model.student
     assert arms[2].num_classes == 10
 
