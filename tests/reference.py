@@ -185,16 +185,13 @@ def bifpn(
 
 
 def neck_params(neck: nn.Module) -> List[LayerParams]:
-    """Read a neck's parameters; the two laterals of a level are views of one."""
+    """Read a neck's parameters."""
 
-    def norm(module: nn.Module, part: slice = slice(None)) -> Norm:
-        tensors = (module.weight, module.bias, module.running_mean, module.running_var)
-        return Norm(*(tensor[part] for tensor in tensors))
+    def norm(module: nn.Module) -> Norm:
+        return Norm(module.weight, module.bias, module.running_mean, module.running_var)
 
-    def pointwise(module: nn.Module, part: slice = slice(None)) -> Optional[Pointwise]:
-        if isinstance(module, nn.Identity):
-            return None
-        return Pointwise(module[0].weight[part], norm(module[1], part))
+    def pointwise(module: Optional[nn.Module]) -> Optional[Pointwise]:
+        return module and Pointwise(module[0].weight, norm(module[1]))
 
     def repeats(module: nn.Module) -> List[Repeat]:
         convs = [m.weight for m in module if isinstance(m, nn.Conv2d)]
@@ -202,19 +199,12 @@ def neck_params(neck: nn.Module) -> List[LayerParams]:
         return [Repeat(*parts) for parts in zip(convs[0::2], convs[1::2], norms)]
 
     layers = []
-    for number, layer in enumerate(neck.layers):
-        n, first = len(neck.in_channels), number == 0
-        d = neck.out_channels
-        at = [slice(0, d[i]) for i in range(n)]
-        at2 = [slice(d[i], 2 * d[i]) if first else slice(None) for i in range(n)]
+    for layer in neck.layers:
+        n = len(neck.in_channels)
         layers.append(
             LayerParams(
-                lateral=[
-                    pointwise(layer.laterals[i], at[i]) if first else None
-                    for i in range(n)
-                ],
-                lateral2=[None]
-                + [pointwise(layer.laterals[i], at2[i]) for i in range(1, n)],
+                lateral=list(map(pointwise, layer.laterals)) or [None] * n,
+                lateral2=[None, *map(pointwise, layer.second_laterals)],
                 up=[pointwise(layer.upsamples[i].project) for i in range(n - 1)]
                 + [None],
                 down=[None]

@@ -13,16 +13,20 @@ from frskd_mm.utils.precision import full_precision
 def attention_map(feat: Tensor) -> Tensor:
     """Return where a feature map is strong.
 
-    The mean over squared channels, flattened and L2-normalised, so scaling a
+    The sum of squared channels, flattened and L2-normalised, so scaling a
     map leaves its attention unchanged. A constant-zero map gives zeros.
 
     Args:
         feat: (N, C, H, W).
 
     Returns:
-        Tensor: fp32 (N, H * W).
+        Tensor: (N, H * W), fp32 or wider.
     """
-    return F.normalize(feat.float().square().mean(dim=1).flatten(1))
+    # One pass over the map, and one for its gradient. A sum instead of the mean,
+    # since the norm divides the number of channels away.
+    dtype = torch.promote_types(feat.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(feat, dim=1, dtype=dtype)
+    return F.normalize(norm.square().flatten(1))
 
 
 @MODELS.register_module()

@@ -136,14 +136,11 @@ class BiFPN(BaseModule):
         convs = [layer.top_down_convs[0], *layer.bottom_up_convs]
         return [conv[-1] for conv in convs]
 
-    def forward(
-        self, feats: Sequence[Tensor], preact: bool = False
-    ) -> Tuple[Tensor, ...]:
+    def forward(self, feats: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         """Refine the maps.
 
         Args:
             feats: Per level (N, c_i, H_i, W_i), fine to coarse, of any sizes.
-            preact: Return the last layer's maps before their activation.
 
         Returns:
             tuple[Tensor]: Per level (N, d_i, H_i, W_i).
@@ -160,6 +157,5 @@ class BiFPN(BaseModule):
                 'they agree.'
             )
         for layer in self.layers:
-            outs = layer(feats)
-            feats = [layer.activate(out) for out in outs]
-        return tuple(outs if preact else feats)
+            feats = layer(feats)
+        return tuple(feats)

@@ -7,19 +7,64 @@ import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
+from torch.func import functional_call
 
 UPSAMPLE_MODES = ('nearest', 'bilinear')
+#: Activations with f(s * x) = s * f(x) for every s >= 0.
+HOMOGENEOUS = ('ReLU', 'LeakyReLU')
 
 
-def pointwise(
-    in_channels: int, out_channels: int, norm_cfg: dict, act_cfg: dict
-) -> nn.Sequential:
-    """PW of the equations: 1x1 convolution without bias, norm, activation."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        build_norm_layer(norm_cfg, out_channels)[1],
-        build_activation_layer(act_cfg),
-    )
+def build_inplace_activation(act_cfg: dict) -> nn.Module:
+    """Build an activation that overwrites its input where its kind can.
+
+    All that is activated here comes from a norm, whose gradient needs the
+    norm's input and not its output.
+    """
+    inplace = dict(inplace=True) if act_cfg['type'] in HOMOGENEOUS else {}
+    return build_activation_layer({**inplace, **act_cfg})
+
+
+class Pointwise(nn.Sequential):
+    """PW of the equations: 1x1 convolution without bias, norm, activation.
+
+    Args:
+        in_channels (int): Channels of the input.
+        out_channels (int): Channels of the output.
+        norm_cfg (dict): Norm layer config.
+        act_cfg (dict): Activation config.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, norm_cfg: dict, act_cfg: dict
+    ) -> None:
+        norm = build_norm_layer(norm_cfg, out_channels)[1]
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+            norm,
+            build_inplace_activation(act_cfg),
+        )
+        affine = {name for name, _ in norm.named_parameters()}
+        self.scales_norm = act_cfg['type'] in HOMOGENEOUS and affine == {
+            'weight',
+            'bias',
+        }
+
+    def forward(self, feat: Tensor, scale: Optional[Tensor] = None) -> Tensor:
+        """Map (N, C, H, W) to (N, C', H, W).
+
+        Args:
+            feat: The input.
+            scale: Factor on the output, not negative: a number or one a
+                channel, (C', ). It moves through the activation into the norm's
+                weight and bias, so that no map is multiplied.
+        """
+        if scale is None:
+            return super().forward(feat)
+        if not self.scales_norm:
+            return scale.reshape(-1, 1, 1) * super().forward(feat)
+        conv, norm, activate = self
+        affine = {name: scale * value for name, value in norm.named_parameters()}
+        return activate(functional_call(norm, affine, conv(feat)))
 
 
 def depthwise_separable(
@@ -33,7 +78,7 @@ def depthwise_separable(
     layers: List[nn.Module] = []
     for repeat in range(depth):
         if repeat > 0:
-            layers.append(build_activation_layer(act_cfg))
+            layers.append(build_inplace_activation(act_cfg))
         layers += [
             nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
             nn.Conv2d(channels, channels, 1, bias=False),
@@ -42,10 +87,8 @@ def depthwise_separable(
     return nn.Sequential(*layers)
 
 
-class FastNormalizedFusion(nn.Module):
-    """Weighted sum of maps with one learnable, non-negative weight a map.
-
-    The weights are ReLU(w) / (sum ReLU(w) + 1e-6), w initialised to 1.
+class FusionWeights(nn.Module):
+    """One learnable weight for each map of a fast normalised fusion.
 
     Paper: EfficientDet, CVPR 2020, https://arxiv.org/abs/1911.09070
 
@@ -59,43 +102,55 @@ class FastNormalizedFusion(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(num_inputs))
 
-    def forward(self, *feats: Tensor) -> Tensor:
-        """Fuse maps of one shape (N, C, H, W) into one of that shape."""
+    def forward(self) -> Tensor:
+        """Return ReLU(w) / (sum ReLU(w) + 1e-6), (num_inputs, )."""
         weight = F.relu(self.weight)
-        weight = weight / (weight.sum() + self.eps)
-        fused = weight[0] * feats[0]
-        for w, feat in zip(weight[1:], feats[1:]):
-            fused = fused + w * feat
-        return fused
+        return weight / (weight.sum() + self.eps)
 
 
-class Upsample(nn.Module):
-    """Bring a coarse map to a finer level's channels and size.
-
-    ``project`` is PW for BiFPNc and the identity for BiFPN. The equations
-    resize first. Nearest upsampling by whole factors repeats each value
-    equally often, so the projection commutes with it and runs on the small
-    map: equal numbers for a fraction of the work. Only the unbiased factor
-    n / (n - 1) in a BN's running variance differs.
+class Resample(nn.Module):
+    """Bring a map to a neighbouring level's channels and size, and weigh it.
 
     Args:
-        project (nn.Module): Channel projection.
+        project (Pointwise, optional): Channel projection of BiFPNc; BiFPN, with
+            one width at all levels, has none.
+    """
+
+    def __init__(self, project: Optional[Pointwise]) -> None:
+        super().__init__()
+        self.project = project
+
+    def weigh(self, feat: Tensor, weight: Tensor) -> Tensor:
+        """Project, and multiply by the fusion's weight of this map."""
+        return weight * feat if self.project is None else self.project(feat, weight)
+
+
+class Upsample(Resample):
+    """Bring a coarse map to a finer level's channels and size.
+
+    The equations resize first. Nearest upsampling by whole factors repeats
+    each value equally often, so the projection commutes with it and runs on
+    the small map: equal numbers for a fraction of the work. Only the unbiased
+    factor n / (n - 1) in a BN's running variance differs.
+
+    Args:
+        project (Pointwise, optional): See :class:`Resample`.
         mode (str): 'nearest' or 'bilinear'.
     """
 
-    def __init__(self, project: nn.Module, mode: str) -> None:
-        super().__init__()
-        self.project = project
+    def __init__(self, project: Optional[Pointwise], mode: str) -> None:
+        super().__init__(project)
         self.mode = mode
 
-    def forward(self, feat: Tensor, size: Tuple[int, int]) -> Tensor:
+    def forward(self, feat: Tensor, size: Tuple[int, int], weight: Tensor) -> Tensor:
         """Map (N, C, h, w) to (N, C', H, W) with (H, W) = ``size``."""
-        commutes = self.mode == 'nearest' and all(
-            large % small == 0 for large, small in zip(size, feat.shape[2:])
+        commutes = self.project is None or (
+            self.mode == 'nearest'
+            and all(big % small == 0 for big, small in zip(size, feat.shape[2:]))
         )
         if commutes:
-            return self._resize(self.project(feat), size)
-        return self.project(self._resize(feat, size))
+            return self._resize(self.weigh(feat, weight), size)
+        return self.weigh(self._resize(feat, size), weight)
 
     def _resize(self, feat: Tensor, size: Tuple[int, int]) -> Tensor:
         if feat.shape[2:] == size:
@@ -104,25 +159,17 @@ class Upsample(nn.Module):
         return F.interpolate(feat, size=size, mode=self.mode, **align)
 
 
-class Downsample(nn.Module):
+class Downsample(Resample):
     """Bring a fine map to a coarser level's channels and size.
 
     3x3 stride-2 max-pooling with "same" padding where that gives the wanted
     size, nothing where the level shares its stride with the finer one, and
     adaptive max-pooling for any other size.
-
-    Args:
-        project (nn.Module): Channel projection, PW for BiFPNc and the
-            identity for BiFPN.
     """
 
-    def __init__(self, project: nn.Module) -> None:
-        super().__init__()
-        self.project = project
-
-    def forward(self, feat: Tensor, size: Tuple[int, int]) -> Tensor:
+    def forward(self, feat: Tensor, size: Tuple[int, int], weight: Tensor) -> Tensor:
         """Map (N, C, h, w) to (N, C', H, W) with (H, W) = ``size``."""
-        return self.project(self._resize(feat, size))
+        return self.weigh(self._resize(feat, size), weight)
 
     @staticmethod
     def _resize(feat: Tensor, size: Tuple[int, int]) -> Tensor:
@@ -172,52 +219,45 @@ class BiFPNLayer(BaseModule):
         self.bottom_up = self.num_levels - 1 if bottom_up is None else bottom_up
         layer_cfg = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
 
-        def projection(source: int, target: int) -> nn.Module:
+        def projection(source: int, target: int) -> Optional[Pointwise]:
             if not project_resampled:
-                return nn.Identity()
-            return pointwise(out_channels[source], out_channels[target], **layer_cfg)
+                return None
+            return Pointwise(out_channels[source], out_channels[target], **layer_cfg)
 
-        # Both laterals of a level read the same map, so they are one
-        # convolution: its first d_i outputs are L_i, its last d_i are L'_i.
-        # The finest level and those beyond the bottom-up pass have no L', a
-        # later layer has no L.
-        self.laterals = ModuleList()
-        for level, (in_dim, out_dim) in enumerate(zip(in_channels, out_channels)):
-            copies = int(first) + int(0 < level <= self.bottom_up)
-            self.laterals.append(
-                pointwise(in_dim, copies * out_dim, **layer_cfg)
-                if copies
-                else nn.Identity()
-            )
         fine, coarse = range(self.num_levels - 1), range(1, self.bottom_up + 1)
+        channels = list(zip(in_channels, out_channels))
+        # L_i, which later layers of a stack do without, and L'_i. One convolution
+        # for both would read the input once, but join their gradients in a copy
+        # twice as large as what it saves.
+        self.laterals = ModuleList(
+            Pointwise(*dims, **layer_cfg) for dims in (channels if first else [])
+        )
+        self.second_laterals = ModuleList(
+            Pointwise(*channels[i], **layer_cfg) for i in coarse
+        )
         self.upsamples = ModuleList(
             Upsample(projection(i + 1, i), upsample_mode) for i in fine
         )
-        self.top_down_fusions = ModuleList(FastNormalizedFusion(2) for _ in fine)
+        self.top_down_fusions = ModuleList(FusionWeights(2) for _ in fine)
         self.top_down_convs = ModuleList(
             depthwise_separable(out_channels[i], depth, **layer_cfg) for i in fine
         )
         self.downsamples = ModuleList(Downsample(projection(i - 1, i)) for i in coarse)
         self.bottom_up_fusions = ModuleList(
-            FastNormalizedFusion(3 if i < self.num_levels - 1 else 2) for i in coarse
+            FusionWeights(3 if i < self.num_levels - 1 else 2) for i in coarse
         )
         self.bottom_up_convs = ModuleList(
             depthwise_separable(out_channels[i], depth, **layer_cfg) for i in coarse
         )
-        # Not in place: a pre-activation map may be read again.
-        self.activate = build_activation_layer({**act_cfg, 'inplace': False})
+        self.activate = build_inplace_activation(act_cfg)
 
-    def _laterals(
-        self, feats: Sequence[Tensor]
-    ) -> Tuple[List[Tensor], List[Optional[Tensor]]]:
-        """Return L_i and L'_i of every level (no L' at the finest)."""
-        outs = [lateral(feat) for lateral, feat in zip(self.laterals, feats)]
-        if not self.first:
-            return list(feats), [None, *outs[1:]]
-        end = self.bottom_up + 1
-        halves = [out.chunk(2, dim=1) for out in outs[1:end]]
-        firsts = [outs[0], *(h[0] for h in halves), *outs[end:]]
-        return firsts, [None, *(h[1] for h in halves)]
+    def _lateral(
+        self, level: int, feat: Tensor, weight: Optional[Tensor] = None
+    ) -> Tensor:
+        """Return L_i, weighed; later layers of a stack take their input as L_i."""
+        if self.first:
+            return self.laterals[level](feat, weight)
+        return feat if weight is None else weight * feat
 
     def forward(self, feats: Sequence[Tensor]) -> List[Tensor]:
         """Refine the maps.
@@ -226,33 +266,27 @@ class BiFPNLayer(BaseModule):
             feats: Per level (N, c_i, H_i, W_i), fine to coarse.
 
         Returns:
-            list[Tensor]: T_i *before* the activation, (N, d_i, H_i, W_i).
+            list[Tensor]: ReLU(T_i), (N, d_i, H_i, W_i).
         """
-        first_laterals, second_laterals = self._laterals(feats)
+        top_down = [weights() for weights in self.top_down_fusions]
+        bottom_up = [weights() for weights in self.bottom_up_fusions]
         sizes = [tuple(feat.shape[2:]) for feat in feats]
         last = self.num_levels - 1
 
-        # P_i and, from here on always read through the activation, act(P_i).
-        # P_n = L_n is an activated map already.
-        raw_p: List[Tensor] = [first_laterals[last]]
-        active_p: List[Tensor] = [first_laterals[last]]
+        # P_i is always read through the activation. P_n = L_n is activated already.
+        p = [self._lateral(last, feats[last])]
         for i in reversed(range(last)):
-            p = self.top_down_convs[i](
-                self.top_down_fusions[i](
-                    first_laterals[i], self.upsamples[i](active_p[0], sizes[i])
-                )
-            )
-            raw_p.insert(0, p)
-            active_p.insert(0, self.activate(p))
+            weight, up_weight = top_down[i]
+            fused = self._lateral(i, feats[i], weight)
+            fused = fused + self.upsamples[i](p[0], sizes[i], up_weight)
+            p.insert(0, self.activate(self.top_down_convs[i](fused)))
 
-        outs, active_t = [raw_p[0]], active_p[0]
+        t = [p[0]]
         for i in range(1, self.bottom_up + 1):
-            inputs = [second_laterals[i]]
-            if i < last:
-                inputs.append(active_p[i])
-            inputs.append(self.downsamples[i - 1](active_t, sizes[i]))
-            outs.append(
-                self.bottom_up_convs[i - 1](self.bottom_up_fusions[i - 1](*inputs))
-            )
-            active_t = self.activate(outs[-1])
-        return outs + raw_p[self.bottom_up + 1 :]
+            weight, *p_weight, down_weight = bottom_up[i - 1]
+            fused = self.second_laterals[i - 1](feats[i], weight)
+            fused = fused + self.downsamples[i - 1](t[-1], sizes[i], down_weight)
+            for w in p_weight:  # none at the coarsest level
+                fused += w * p[i]
+            t.append(self.activate(self.bottom_up_convs[i - 1](fused)))
+        return t + p[self.bottom_up + 1 :]

@@ -1,5 +1,7 @@
 """BiFPN and BiFPNc against the plain equations."""
 
+from copy import deepcopy
+
 import pytest
 import reference
 import torch
@@ -7,6 +9,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from frskd_mm.models.necks import BiFPN, BiFPNc
+from frskd_mm.models.necks.layers import Pointwise
 from frskd_mm.registry import MODELS
 
 NECKS = {
@@ -135,11 +138,7 @@ def test_shortened_bottom_up_pass_gives_the_same_maps_up_to_its_end(
     short = NECKS[kind](
         channels, num_layers=num_layers, last_bottom_up=last_bottom_up
     ).double()
-    weights = whole.state_dict()
-    for name, target in short.eval().state_dict().items():
-        # A lateral without L' is the first half of the fused one.
-        if target.dim():
-            target.copy_(weights[name][: len(target)])
+    short.eval().load_state_dict(whole.state_dict(), strict=False)
     feats = random_feats(2, maps, channels)
     expected = whole(feats)[: last_bottom_up + 1]
     outs = short(feats)
@@ -156,8 +155,9 @@ def test_maps_beyond_the_bottom_up_pass_are_those_of_the_top_down_pass(kind):
     feats, tops = random_feats(3, maps, channels), {}
     for level, conv in enumerate(neck.layers[0].top_down_convs):
         conv.register_forward_hook(lambda m, x, y, i=level: tops.update({i: y}))
-    outs = neck(feats, preact=True)
-    assert torch.equal(outs[2], tops[2])
+    outs = neck(feats)
+    # The activation overwrites the map.
+    assert outs[2] is tops[2]
     assert not torch.equal(outs[1], tops[1])
     lateral = neck.layers[0].laterals[3](feats[3])
     torch.testing.assert_close(outs[3], lateral)
@@ -166,16 +166,6 @@ def test_maps_beyond_the_bottom_up_pass_are_those_of_the_top_down_pass(kind):
 def test_default_width_is_two():
     assert BiFPNc([16, 32]).out_channels == [32, 64]
     assert BiFPN([16, 32]).out_channels == [256, 256]
-
-
-@pytest.mark.parametrize('kind', NECKS)
-def test_preact_maps_become_the_outputs_through_relu(kind):
-    channels, maps = [2, 3], [(8, 8), (4, 4)]
-    neck = build(kind, channels, num_layers=2).eval()
-    feats = random_feats(2, maps, channels)
-    preact = neck(feats, preact=True)
-    assert any((p < 0).any() for p in preact)
-    torch.testing.assert_close([p.relu() for p in preact], list(neck(feats)))
 
 
 def test_running_statistics_follow_the_equations():
@@ -205,21 +195,6 @@ def test_running_statistics_follow_the_equations():
         0.9 * before[f'{name}var']
         + 0.1 * conv.var(dim=(0, 2, 3), unbiased=False) * n / (n - 1),
     )
-    # The fused laterals keep the statistics of their halves.
-    for level, d in ((1, 6), (2, 8)):
-        conv = feats[level]
-        kernel = neck.layers[0].laterals[level][0].weight
-        name = f'layers.0.laterals.{level}.1.running_'
-        for part in (slice(0, d), slice(d, 2 * d)):
-            half = reference.conv1x1(conv, kernel[part])
-            torch.testing.assert_close(
-                buffers[f'{name}mean'][part],
-                0.9 * before[f'{name}mean'][part] + 0.1 * half.mean(dim=(0, 2, 3)),
-            )
-            torch.testing.assert_close(
-                buffers[f'{name}var'][part],
-                0.9 * before[f'{name}var'][part] + 0.1 * half.var(dim=(0, 2, 3)),
-            )
 
 
 @pytest.mark.parametrize('kind', NECKS)
@@ -247,10 +222,37 @@ def test_norm_and_activation_configs_are_used():
     assert not {nn.BatchNorm2d, nn.ReLU} & kinds
     feats = [torch.randn(1, 4, 6, 6), torch.randn(1, 8, 3, 3)]
     kept = [feat.clone() for feat in feats]
-    preact, outs = neck(feats, preact=True), neck(feats)
+    outs = neck(feats)
     torch.testing.assert_close(feats, kept)
-    for p, out in zip(preact, outs):
-        torch.testing.assert_close(out, nn.functional.leaky_relu(p, 0.5))
+    assert all((out < 0).any() for out in outs)
+
+
+@pytest.mark.parametrize('act', ['ReLU', 'LeakyReLU', 'SiLU'])
+@pytest.mark.parametrize('norm', [dict(type='BN'), dict(type='GN', num_groups=2)])
+def test_weight_within_the_norm_equals_a_weight_on_the_map(act, norm):
+    """Outputs and gradients, also where the weight cannot move into the norm."""
+    layer = Pointwise(3, 4, norm_cfg=norm, act_cfg=dict(type=act)).double()
+    nn.init.normal_(layer[1].weight)
+    nn.init.normal_(layer[1].bias)
+    feat = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    for weight in (torch.tensor(0.3), torch.tensor(0.0), torch.rand(4)):
+        weight = weight.double().requires_grad_()
+        variables = [feat, weight, *layer.parameters()]
+        outs = layer(feat, weight), weight.reshape(-1, 1, 1) * layer(feat)
+        torch.testing.assert_close(*outs)
+        if weight.dim() == 0 and weight == 0:
+            continue  # the activation has another subgradient at zero
+        grads = [torch.autograd.grad(scalar_of([out]), variables) for out in outs]
+        torch.testing.assert_close(*grads)
+
+
+def test_statistics_move_once_a_forward_when_the_norm_is_weighed():
+    layer = Pointwise(3, 4, norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU'))
+    plain = deepcopy(layer)
+    feat = torch.randn(2, 3, 5, 4)
+    layer(feat, torch.tensor(0.5)), plain(feat)
+    for name, buffer in plain.named_buffers():
+        assert torch.equal(buffer, layer.get_buffer(name)), name
 
 
 def test_init_cfg_is_used():
