@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
         '--methods',
         required=True,
         help='names as of tools/train.py --method, with commas between them: '
-        'none,label-smoothing,frskd; ce is none',
+        'none,label-smoothing,frskd; ce is none, FILE.py a method of your own',
     )
     parser.add_argument(
         '--config', required=True, help='config of the plain student, or package::path'

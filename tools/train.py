@@ -39,8 +39,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--method',
         help="train with this method: 'none' for the plain model, 'frskd', 'frskd-f' "
-        '(soft labels only), or another file of configs/_base_/methods; by default '
-        'the config is taken as it is',
+        '(soft labels only), or another file of configs/_base_/methods; FILE.py is '
+        'one of your own; by default the config is taken as it is',
     )
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'

@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 import frskd_mm
 from frskd_mm.engine.config import load_config
-from frskd_mm.engine.wrap import PLAIN, wrap
+from frskd_mm.engine.wrap import PLAIN, method_name, wrap
 
 from .run import CONFIG, LOG, PROGRESS, RESULT
 
@@ -58,9 +58,10 @@ class Run(NamedTuple):
             return ''.join(deque(file, maxlen=NUM_LOG_LINES)).rstrip()
 
 
-def method_name(text: str) -> str:
-    """Return a method's name as ``--method`` has it."""
-    name = text.strip().replace('_', '-')
+def method_of(text: str) -> str:
+    """Return a method as ``--method`` has it; paths stay as they are."""
+    text = text.strip()
+    name = text if text.endswith('.py') else text.replace('_', '-')
     return ALIASES.get(name, name)
 
 
@@ -75,8 +76,8 @@ def plan_grid(
 
     Args:
         config: Config of the plain student.
-        methods: Names as :func:`frskd_mm.engine.wrap` takes them; 'ce' is
-            'none'.
+        methods: Names or files as :func:`frskd_mm.engine.wrap` takes them; 'ce'
+            is 'none'.
         seeds: Seeds; each method is trained once with each.
         out: The grid's folder.
         options: Values that replace the config's, by dotted key.
@@ -87,6 +88,7 @@ def plan_grid(
     Raises:
         ValueError: If a method is unknown or does not suit the config, or if
             the folder holds runs of another recipe; names the difference.
+        FileNotFoundError: If there is no such config or file of a method.
     """
     cfg = load_config(config, options)
     _check_config(cfg, config)
@@ -95,9 +97,10 @@ def plan_grid(
     configs = {osp.join(out, RECIPE): recipe}
     runs = []
     # Unknown methods are refused before anything is written.
-    wrapped = {
-        name: wrap(cfg, name) for name in dict.fromkeys(map(method_name, methods))
-    }
+    chosen = list(dict.fromkeys(map(method_of, methods)))
+    wrapped = {method_name(method): wrap(cfg, method) for method in chosen}
+    if len(wrapped) < len(chosen):
+        raise ValueError(f'Two of the methods {chosen} have one name: rename a file.')
     for seed in dict.fromkeys(seeds):
         for method, method_cfg in wrapped.items():
             run = Run(method, seed, osp.join(out, method, f'seed{seed}'))

@@ -23,6 +23,8 @@ from frskd_mm.registry import MODELS
 from frskd_mm.utils.model import build_model
 from frskd_mm.utils.random import isolated_rng
 
+from .config import load_config
+
 PLAIN = 'none'
 #: How the method files name the tasks.
 TASK_NAMES = {ClassificationTask: 'cls', DetectionTask: 'det', SegmentationTask: 'seg'}
@@ -47,14 +49,16 @@ def wrap(
     method needs other batches also ``dataset_wrapper``, the config of a data
     set around the training set. Whatever else it holds is merged into the
     config. A file without ``distiller``, as that of label smoothing, changes the
-    plain model, whose head must then have the cross-entropy loss.
+    plain model, whose head must then have the cross-entropy loss. A method of
+    one's own is the path of such a file, ending in '.py'.
 
     Args:
         cfg: Config of mmpretrain, mmseg or mmdet, or one's own of that form;
             left as it is. If its model has a ``distiller``, as
             ``--cfg-options model.distiller.neck.width=1`` makes one, these
             settings are merged into the method's.
-        method: Name of a method, or 'none' for the plain model.
+        method: Name of a method or path of its file, or 'none' for the plain
+            model.
         distiller: More settings to merge into the method's.
 
     Returns:
@@ -64,6 +68,7 @@ def wrap(
         ValueError: If the method is unknown for the task, the config has no
             model or a distilled one, the backbone does not give the maps that
             the method reads, or the head not the loss that it replaces.
+        FileNotFoundError: If the method is a path, but there is no such file.
 
     Example:
         >>> cfg = load_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
@@ -107,14 +112,20 @@ def wrap(
     if wrapper is not None:
         loader = cfg.train_dataloader
         loader.dataset = dict(**wrapper, dataset=loader.dataset)
+    given_imports = [cfg.get('custom_imports'), settings.get('custom_imports')]
     cfg.merge_from_dict(settings._cfg_dict.to_dict())
-    imports = cfg.get('custom_imports') or dict(imports=[])
-    imports['imports'] = [*_as_list(imports['imports']), 'frskd_mm']
-    cfg.custom_imports = imports
+    imports = [n for given in given_imports if given for n in _as_list(given.imports)]
+    others = cfg.get('custom_imports') or {}
+    cfg.custom_imports = {**others, 'imports': [*imports, 'frskd_mm']}
     name = osp.basename(cfg.filename or f'{built.__class__.__name__.lower()}.py')
     # The runner writes the config into the work directory under this name.
-    object.__setattr__(cfg, '_filename', f'{method}_{name}')
+    object.__setattr__(cfg, '_filename', f'{method_name(method)}_{name}')
     return cfg
+
+
+def method_name(method: str) -> str:
+    """Return what to call a method, given its name or the path of its file."""
+    return Path(method).stem if method.endswith('.py') else method
 
 
 def method_names(task: str) -> List[str]:
@@ -136,11 +147,14 @@ def _method_files(task: str) -> Dict[str, str]:
 
 
 def _read_method(method: str, task: str) -> Config:
+    if method.endswith('.py'):
+        return load_config(method)
     files = _method_files(task)
     if method not in files:
         raise ValueError(
             f'There is no method {method!r} for this task ({task}). There are: '
-            f'{", ".join([PLAIN, *sorted(files)])}.'
+            f'{", ".join([PLAIN, *sorted(files)])}. One of your own is the path of '
+            'its file, FILE.py.'
         )
     return Config.fromfile(files[method])
 

@@ -10,7 +10,7 @@ import pytest
 from mmengine.config import Config
 
 from frskd_mm.compare import plan_grid, run_grid, write_report
-from frskd_mm.compare.grid import _start, find_differences, method_name
+from frskd_mm.compare.grid import _start, find_differences, method_of
 from frskd_mm.compare.report import align_curves
 from frskd_mm.compare.run import ProgressHook, merge_scalars
 from frskd_mm.engine import load_config, wrap
@@ -209,10 +209,12 @@ def test_wrong_input_is_named(tmp_path, config):
 
 
 def test_names_of_methods():
-    assert [method_name(n) for n in ('ce', ' frskd_f', 'label_smoothing')] == [
+    given = ('ce', ' frskd_f', 'label_smoothing', 'my_methods/cs_kd.py')
+    assert [method_of(text) for text in given] == [
         'none',
         'frskd-f',
         'label-smoothing',
+        'my_methods/cs_kd.py',
     ]
 
 
