@@ -34,11 +34,12 @@ class DDGSD(BaseDistiller):
     in one pass of 2N images, with common batch statistics. The data loader has
     to give pairs, ``PairDataset`` with ``partner='same_image'``.
 
-    The authors released no code. The public ports keep lambda = 1 and
-    mu = 5e-4 and differ in the rest: whether the two task losses are summed or
-    averaged, whether the divergences' targets are detached, the temperature (1
-    or 4) and what the last term compares (logits, or means over batch and
-    channels). This is the description's form.
+    The authors released no code. The public ports write lambda = 1 and
+    mu = 5e-4 and differ in the rest: the weight of the task losses (their sum,
+    or half their mean), the scale of the divergences and whether their targets
+    are detached, the temperature (1, 3 or 4), what the last term compares
+    (logits, or means over batch and channels), the views and the passes;
+    docs/methods/pairs.md has the table. This is the description's form.
 
     Paper: Data-Distortion Guided Self-Distillation for Deep Neural Networks,
     AAAI 2019, https://doi.org/10.1609/aaai.v33i01.33015565
