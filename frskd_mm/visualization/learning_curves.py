@@ -87,7 +87,7 @@ def draw_learning_curves(
 ) -> None:
     """Draw training loss and metric of several methods.
 
-    Thin lines are single seeds, thick ones their means.
+    Thin lines are single seeds, thick ones their means where all were logged.
 
     Args:
         runs: Curves of each seed, by the method's name for the legend.
@@ -130,5 +130,8 @@ def _draw_seeds(
         for x, y in curves:
             axes.plot(x, y, color=colour, alpha=0.3, linewidth=0.8)
         name = f'{name} (mean of {len(curves)} seeds)'
-    mean = np.mean([y for _, y in curves], axis=0)
-    axes.plot(curves[0][0], mean, color=colour, marker=marker, linewidth=2, label=name)
+    # Runs may have been logged at different intervals.
+    values = [dict(zip(x, y)) for x, y in curves]
+    shared = sorted(set.intersection(*map(set, values)))
+    mean = [np.mean([value[x] for value in values]) for x in shared]
+    axes.plot(shared, mean, color=colour, marker=marker, linewidth=2, label=name)

@@ -108,8 +108,9 @@ def colours_of(path):
 def test_curves_are_drawn(tmp_path):
     path = tmp_path / 'curves.png'
     seed = Curves([1, 2, 3], [3.0, 2.0, 1.0], [1, 2], [10.0, 20.0])
+    sparse = Curves([2], [2.5], [2], [20.0])  # logged less often
     draw_learning_curves(
-        {'plain student': [seed, seed], 'FRSKD student': [seed]},
+        {'plain student': [seed, sparse], 'FRSKD student': [seed]},
         metric_label='accuracy (%)',
         title='Title',
         path=str(path),
