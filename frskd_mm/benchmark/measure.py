@@ -66,6 +66,7 @@ def measure(
             ratio = paired_ratio(own, seconds[arm.baseline])
             result['ratio'] = ratio.as_dict()
             result.update(bound(counts[arm.name], counts[arm.baseline], ratio.median))
+        if arm.cfg:
             result['against'] = {
                 other.name: paired_ratio(own, seconds[other.name]).as_dict()
                 for other in arms

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from frskd_mm.engine.config import configure_run
 from frskd_mm.engine.export import student_config
 from frskd_mm.engine.trial import find_image_size, find_num_classes, without_weights
-from frskd_mm.engine.wrap import PLAIN, wrap
+from frskd_mm.engine.wrap import wrap
 
 from .peak import find_function
 from .steps import CHANNELS_LAST, ForeignStep, TrainingStep, Workload
@@ -69,7 +69,7 @@ def plan_arms(
     arms: List[Arm] = []
     for cfg in configs:
         check_config(cfg)
-        name = osp.splitext(osp.basename(cfg.filename or 'config'))[0]
+        name = _name(cfg)
         if cfg.model.type == DISTILLED:
             if methods:
                 raise ValueError(
@@ -80,7 +80,8 @@ def plan_arms(
             plain_name = f'student of {name}'
         else:
             plain, plain_name = cfg, name
-            distilled = {f'{m}_{name}': wrap(cfg, m) for m in methods if m != PLAIN}
+            wrapped = [wrap(cfg, method) for method in methods]
+            distilled = {_name(own): own for own in wrapped if own is not cfg}
         num_classes = find_num_classes(plain.model)
         same = [arm.name for arm in arms if arm.cfg and _same_recipe(arm.cfg, plain)]
         if same:
@@ -99,6 +100,10 @@ def plan_arms(
     if twice:
         raise ValueError(f'Given twice: {", ".join(twice)}.')
     return arms
+
+
+def _name(cfg: Config) -> str:
+    return osp.splitext(osp.basename(cfg.filename or 'config'))[0]
 
 
 def check_config(cfg: Config) -> None:
