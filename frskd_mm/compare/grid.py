@@ -169,15 +169,15 @@ def find_differences(there: Any, now: Any, key: str = '') -> List[str]:
         and isinstance(now, (list, tuple))
         and len(there) == len(now)
     ):
-        pairs = [(str(i), *values) for i, values in enumerate(zip(there, now))]
+        pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(there, now))]
     elif there == now:
         return []
     else:
         return [f'{key}: {there!r} | {now!r}']
     return [
         line
-        for name, *values in pairs
-        for line in find_differences(*values, key=f'{key}.{name}' if key else name)
+        for name, a, b in pairs
+        for line in find_differences(a, b, key=f'{key}.{name}' if key else name)
     ]
 
 

@@ -1,11 +1,11 @@
 """Statistics over seeds."""
 
-from typing import Sequence, Tuple
+from typing import Sequence, Tuple, Union
 
 import numpy as np
 
 
-def mean_std(values: Sequence[float], digits: int = 2) -> str:
+def mean_std(values: Union[Sequence[float], np.ndarray], digits: int = 2) -> str:
     """Format as 'mean ± sample standard deviation'; one value has none."""
     if not len(values):
         return '–'

@@ -164,7 +164,8 @@ class DigitScenes:
 
     def _place(self, digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the ink (H, W) in [0, 1] of an 8x8 image at a random place."""
-        height = round(rng.uniform(*self.digit_size))
+        low, high = self.digit_size
+        height = round(rng.uniform(low, high))
         width = round(height * rng.uniform(0.8, 1.25))
         large = cv2.resize(digit, (width, height), interpolation=cv2.INTER_CUBIC)
         top = rng.integers(self.size - height + 1)

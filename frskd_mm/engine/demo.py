@@ -149,12 +149,13 @@ def run_demo(
             curves[method].append(read_curves(log, task.metric, task.scale))
         with runner.model.as_self_teacher():
             self_teacher.append(task.scale * runner.test()[task.metric])
+    level = float(np.mean(self_teacher))
     draw_learning_curves(
         {'plain student': curves['plain'], 'FRSKD student': curves['frskd']},
         metric_label=task.metric_label,
         title=task.name,
         path=osp.join(work_dir, 'learning_curves.png'),
-        levels={'self-teacher at the end (training only)': np.mean(self_teacher)},
+        levels={'self-teacher at the end (training only)': level},
     )
     _draw_attention(runner, task, osp.join(work_dir, 'attention_maps.png'))
     return DemoResult(

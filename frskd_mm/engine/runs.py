@@ -3,7 +3,7 @@
 import signal
 from contextlib import nullcontext
 from types import FrameType
-from typing import Dict, Optional
+from typing import ContextManager, Dict, Optional
 
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
@@ -67,7 +67,7 @@ def evaluate(
     check_checkpoint_file(checkpoint)
     cfg.load_from, cfg.resume = checkpoint, False
     runner = build_runner(cfg)
-    context = nullcontext()
+    context: ContextManager[None] = nullcontext()
     if self_teacher:
         model = unwrap(runner.model)
         if not isinstance(model, Distilled):

@@ -3,13 +3,13 @@
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import lru_cache, partial
-from typing import Any, Dict, Iterator, Optional, Sequence, Type
+from typing import Any, Dict, Iterator, Optional, Sequence, SupportsIndex, Type
 
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from frskd_mm.models.tasks.base import sample_name
 from frskd_mm.registry import MODELS
@@ -20,7 +20,7 @@ from frskd_mm.utils.recorder import shadow, unshadow
 DISTILLER_PREFIX = 'distiller.'
 
 
-class Distilled:
+class Distilled(BaseModel):
     """Mixin that turns a host library's model into a distilled one.
 
     The distilled model's class is made on the spot, a subclass of this mixin
@@ -39,6 +39,7 @@ class Distilled:
     check_interval = 50
     #: Whether the weights loaded last were a plain student's.
     loaded_plain: bool
+    _batches_seen: int
 
     def loss(self, inputs: Tensor, data_samples: Sequence[Any]) -> Dict[str, Tensor]:
         """Compute the student's terms and the distiller's.
@@ -92,13 +93,13 @@ class Distilled:
             )
         self.distiller.task.check_labels(self, data_samples)
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple:
         """Support copying and pickling, although the class is made on the spot."""
         return _empty_instance, (self.student_class,), self.__dict__
 
 
 @lru_cache(maxsize=None)
-def distilled_class(student_class: Type[BaseModel]) -> Type[BaseModel]:
+def distilled_class(student_class: type) -> Type[Distilled]:
     """Return the distilled subclass of a host library's model class."""
     return type(
         f'Distilled{student_class.__name__}',
@@ -107,7 +108,7 @@ def distilled_class(student_class: Type[BaseModel]) -> Type[BaseModel]:
     )
 
 
-def _empty_instance(student_class: Type[BaseModel]) -> BaseModel:
+def _empty_instance(student_class: type) -> Distilled:
     cls = distilled_class(student_class)
     return cls.__new__(cls)
 
@@ -143,7 +144,8 @@ def distill(
         built = MODELS.build(
             distiller, default_args=dict(student=model, student_cfg=student_cfg)
         )
-    model.__class__ = distilled_class(type(model))
+    student_class: type = type(model)
+    model.__class__ = distilled_class(student_class)
     model.distiller = built
     model._batches_seen = 0
     model.loaded_plain = False
@@ -152,7 +154,7 @@ def distill(
 
 
 def _check_checkpoint(
-    model: nn.Module, state_dict: dict, prefix: str, *args: Any
+    model: Distilled, state_dict: dict, prefix: str, *args: Any
 ) -> None:
     """Refuse another backbone's checkpoint, and report what of a plain one fits.
 

@@ -75,12 +75,14 @@ class WeightSchedule:
         message_hub = MessageHub.get_current_instance()
         current = message_hub.get_info(unit, 0)
         total = message_hub.get_info(f'max_{unit}s', current + 1)
-        begin, end = _absolute(self.begin, total), _absolute(self.end, total)
-        if current < begin or (end is not None and current >= end):
+        begin = _absolute(self.begin, total)
+        if current < begin:
+            return 0.0
+        if self.end is not None and current >= _absolute(self.end, total):
             return 0.0
         if self.ramp is None:
             return 1.0
-        ramp_end = _absolute(self.ramp_end, total) or total
+        ramp_end = total if self.ramp_end is None else _absolute(self.ramp_end, total)
         if ramp_end <= begin:
             raise ValueError(
                 f'The weight schedule begins at {unit} {begin}, after the '
@@ -91,7 +93,7 @@ class WeightSchedule:
         return math.exp(-5.0 * (1.0 - t) ** 2)
 
 
-def _absolute(value: Optional[float], total: int) -> Optional[float]:
+def _absolute(value: float, total: int) -> float:
     """Turn a fraction of the training into an epoch or iteration."""
     if not isinstance(value, float) or value >= 1:
         return value

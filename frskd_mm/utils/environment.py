@@ -119,7 +119,7 @@ def check_environment() -> None:
         )
     elif not any(
         glob(osp.join(glob_escape(folder), '_ext.*'))
-        for folder in mmcv.submodule_search_locations
+        for folder in mmcv.submodule_search_locations or ()
     ):
         _warn(
             'mmcv was installed without its compiled operators, as happens when pip '

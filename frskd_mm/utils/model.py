@@ -4,12 +4,11 @@ from copy import deepcopy
 from typing import Optional
 
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
-from torch import nn
 
 
-def build_model(cfg: Config, model: Optional[dict] = None) -> nn.Module:
+def build_model(cfg: Config, model: Optional[dict] = None) -> BaseModel:
     """Build a config's model as the runner does; the config stays as it is.
 
     Args:
@@ -24,6 +23,6 @@ def build_model(cfg: Config, model: Optional[dict] = None) -> nn.Module:
         return MODELS.build(model_cfg)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: BaseModel) -> BaseModel:
     """Return the model inside a wrapper such as DistributedDataParallel."""
     return model.module if is_model_wrapper(model) else model

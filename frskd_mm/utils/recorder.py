@@ -4,7 +4,7 @@ from collections import defaultdict
 from functools import wraps
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
-Target = Tuple[object, str]
+Target = Tuple[Any, str]
 
 
 class Recorder:

@@ -3,7 +3,8 @@
 from typing import Any, Tuple
 
 import torch
-from torch import Tensor, nn
+from mmengine.model import BaseModel
+from torch import Tensor
 
 from frskd_mm.models.tasks.base import as_levels
 
@@ -13,14 +14,14 @@ IMAGE_X, F_X, L_X, P_X, T_X, HEAD_X, TERM_X = 0.5, 2.5, 4.5, 5.5, 7.2, 9.8, 11.9
 HALF_HEIGHT = 0.27
 
 
-def draw_architecture(model: nn.Module, image: Tensor, path: str) -> None:
+def draw_architecture(model: BaseModel, image: Tensor, path: str) -> None:
     """Draw the student, its self-teacher and the four terms of FRSKD.
 
     Levels, shapes, class names, weights and the dashed lines, where gradients
     stop, are read from the model and one forward pass.
 
     Args:
-        model (nn.Module): Distilled model whose distiller is ``FRSKD``.
+        model (BaseModel): Distilled model whose distiller is ``FRSKD``.
         image (Tensor): Preprocessed image (1, 3, H, W).
         path (str): Picture to write.
     """
@@ -35,7 +36,7 @@ def draw_architecture(model: nn.Module, image: Tensor, path: str) -> None:
         refined = self_teacher.refine(feats, detach=True)
 
     bottom = -1.0  # row of the student's head; levels are rows 0 to n - 1
-    last_row = len(feats) - 1
+    last_row = float(len(feats) - 1)
     figure, axes = plt.subplots(figsize=(15, 2.6 + 0.8 * len(feats)))
     axes.set(xlim=(-0.3, 15.0), ylim=(bottom - 1.0, last_row + 1.2))
     axes.axis('off')
@@ -84,13 +85,13 @@ def draw_architecture(model: nn.Module, image: Tensor, path: str) -> None:
     middle = 0.5 * bottom
     for y, term in (
         (last_row, f'beta {beta:g} · {type(feature_loss).__name__}(F, T)'),
-        (0, 'task loss of z_t'),
+        (0.0, 'task loss of z_t'),
         (middle, f'alpha {alpha:g} · {type(soft_label).__name__}(z_s, z_t)'),
         (bottom, 'task loss of z_s'),
     ):
         axes.text(TERM_X, y, term, color=TERM, va='center')
     _arrow(axes, (T_X + 0.95, last_row), (TERM_X - 0.1, last_row), TERM, stops=True)
-    for y in (0, bottom):
+    for y in (0.0, bottom):
         _arrow(axes, (HEAD_X + 1.25, y), (TERM_X - 0.1, y), TERM)
     _arrow(axes, (HEAD_X + 0.5, -HALF_HEIGHT), (TERM_X - 0.1, middle), TERM, stops=True)
     axes.text(

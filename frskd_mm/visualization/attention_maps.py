@@ -1,11 +1,12 @@
 """Pictures of where the student and its self-teacher look."""
 
 import math
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from mmengine.model import BaseModel
+from torch import Tensor
 
 from frskd_mm.models.losses.attention_transfer_loss import attention_map
 from frskd_mm.models.tasks.base import as_levels
@@ -16,7 +17,7 @@ UNIT = 'attention, relative to looking everywhere alike'
 
 
 @torch.no_grad()
-def attention_maps(model: nn.Module, inputs: Tensor) -> List[Tuple[Tensor, Tensor]]:
+def attention_maps(model: BaseModel, inputs: Tensor) -> List[Tuple[Tensor, Tensor]]:
     """Compute the maps that attention transfer compares.
 
     Args:
@@ -62,7 +63,7 @@ def draw_attention_maps(
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    columns = [('image', '', None)]
+    columns: List[Tuple[str, str, Optional[Tensor]]] = [('image', '', None)]
     for level, pair in enumerate(maps, start=1):
         size = f'level {level}: {pair[0].shape[-2]}x{pair[0].shape[-1]}'
         columns += [('student', size, pair[0]), ('self-teacher', size, pair[1])]

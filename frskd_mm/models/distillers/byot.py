@@ -47,7 +47,8 @@ class ShallowBranch(BaseModule):
         for convs, feat in zip(self.bottlenecks, feats[self.level + 1 :]):
             out = convs(outs[-1])
             if out.shape[2:] != feat.shape[2:]:
-                out = F.adaptive_avg_pool2d(out, feat.shape[2:])
+                height, width = feat.shape[2:]
+                out = F.adaptive_avg_pool2d(out, (height, width))
             outs.append(out)
         return tuple(outs)
 

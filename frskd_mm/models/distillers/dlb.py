@@ -80,7 +80,7 @@ class DLB(BaseDistiller):
             losses = name_student_loss(student_loss(images, samples))
         logits = outputs.last('logits')
         self._last, self._last_logits, self._last_epoch = view, logits.detach(), epoch
-        if last is None:
+        if last is None or last_logits is None:
             return losses
 
         with Recorder(self.task.output_targets(student)) as outputs:

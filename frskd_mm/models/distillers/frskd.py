@@ -91,12 +91,12 @@ class FRSKD(BaseDistiller):
         self.self_teacher = SelfTeacher(
             self.task, student, student_cfg, neck, self.source, twin, input_size
         )
-        neck = self.self_teacher.neck
-        self.feature_loss = build_feature_loss(
+        built_neck = self.self_teacher.neck
+        self.feature_loss: Any = build_feature_loss(
             feature_loss,
-            in_channels=neck.in_channels,
-            out_channels=neck.out_channels,
-            teacher_norms=getattr(neck, 'output_norms', None),
+            in_channels=built_neck.in_channels,
+            out_channels=built_neck.out_channels,
+            teacher_norms=getattr(built_neck, 'output_norms', None),
         )
         self.preact = compares_preacts(self.feature_loss)
         if not self.is_active:

@@ -78,8 +78,9 @@ class StageBranch(BaseModule):
         super().__init__([cfg for cfg in init_cfgs if cfg['type'] != 'Pretrained'])
         self.stage = deepcopy(stage)
         for module in self.stage.modules():
-            if hasattr(module, 'reset_parameters'):
-                module.reset_parameters()
+            reset = getattr(module, 'reset_parameters', None)
+            if reset is not None:
+                reset()
         self.twin = MODELS.build(twin_cfg)
 
     def forward(self, shared: Tensor) -> Tensor:

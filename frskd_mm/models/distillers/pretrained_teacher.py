@@ -116,7 +116,7 @@ class PretrainedTeacher(BaseDistiller):
         self._frozen = Frozen(_build_teacher(teacher))
         self._has_weights = False
         _check_classes(student, self.teacher)
-        self.feature_loss = None
+        self.feature_loss: Any = None
         if feature_loss is not None:
             in_channels, out_channels = self._pair_levels(student, input_size)
             self.feature_loss = build_feature_loss(
@@ -216,11 +216,10 @@ class PretrainedTeacher(BaseDistiller):
 
 
 def _build_teacher(teacher: Union[dict, str]) -> BaseModel:
-    if isinstance(teacher, str):
-        teacher = Config.fromfile(teacher).model
-    if str(teacher['type']).endswith('Distilled'):
-        teacher = teacher['student']
-    return MODELS.build(teacher)
+    cfg = Config.fromfile(teacher).model if isinstance(teacher, str) else teacher
+    if str(cfg['type']).endswith('Distilled'):
+        cfg = cfg['student']
+    return MODELS.build(cfg)
 
 
 def _check_classes(student: BaseModel, teacher: BaseModel) -> None:

@@ -1,6 +1,8 @@
 """How to read the models of each host library."""
 
-from torch import nn
+from typing import Dict, Type
+
+from mmengine.model import BaseModel
 
 from .base import SOURCES, Task
 from .classification import ClassificationTask
@@ -16,14 +18,14 @@ __all__ = [
     'task_of',
 ]
 
-TASKS = {
+TASKS: Dict[str, Type[Task]] = {
     'mmdet': DetectionTask,
     'mmpretrain': ClassificationTask,
     'mmseg': SegmentationTask,
 }
 
 
-def task_of(student: nn.Module) -> Task:
+def task_of(student: BaseModel) -> Task:
     """Return the task of a built student, by the library it comes from.
 
     Raises:

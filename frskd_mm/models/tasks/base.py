@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import ConfigDict
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
 from frskd_mm.utils.preactivation import PreactRecorder
@@ -29,11 +29,11 @@ class Task(ABC):
     #: Input height and width of the dry forward.
     input_size: Tuple[int, int]
 
-    def default_source(self, student: nn.Module) -> str:
+    def default_source(self, student: BaseModel) -> str:
         """Name of the part whose output is refined unless the user says."""
         return 'backbone'
 
-    def source_module(self, student: nn.Module, source: str) -> nn.Module:
+    def source_module(self, student: BaseModel, source: str) -> nn.Module:
         """Return the module whose output is refined.
 
         Raises:
@@ -138,10 +138,10 @@ class Task(ABC):
         return num_levels - 1
 
     @abstractmethod
-    def output_targets(self, model: nn.Module) -> Dict[str, Target]:
+    def output_targets(self, model: BaseModel) -> Dict[str, Target]:
         """Return the methods whose outputs soft labels compare, by name."""
 
-    def record(self, student: nn.Module, source: str, preact: bool = False) -> Recorder:
+    def record(self, student: BaseModel, source: str, preact: bool = False) -> Recorder:
         """Return a recorder of the student's features ('feats') and outputs.
 
         Args:
@@ -153,7 +153,7 @@ class Task(ABC):
         recorder = PreactRecorder if preact else Recorder
         return recorder({'feats': feats, **self.output_targets(student)})
 
-    def record_twin(self, twin: nn.Module, student_outputs: Recorder) -> Recorder:
+    def record_twin(self, twin: BaseModel, student_outputs: Recorder) -> Recorder:
         """Return a recorder of the twin's outputs.
 
         Args:
@@ -167,7 +167,7 @@ class Task(ABC):
     def soft_label_loss(
         self,
         loss: nn.Module,
-        student: nn.Module,
+        student: BaseModel,
         student_outputs: Recorder,
         teacher_outputs: Recorder,
         data_samples: Sequence[Any],
@@ -178,7 +178,7 @@ class Task(ABC):
         self,
         student: BaseModel,
         source: str,
-        self_teacher: nn.Module,
+        self_teacher: BaseModule,
         inputs: Tensor,
         data_samples: Sequence[Any],
     ) -> Any:
@@ -209,7 +209,7 @@ class Task(ABC):
         """Return values to log; their names must not contain 'loss'."""
         return {}
 
-    def check_labels(self, student: nn.Module, data_samples: Sequence[Any]) -> None:
+    def check_labels(self, student: BaseModel, data_samples: Sequence[Any]) -> None:
         """Raise ``ValueError`` for labels that the head cannot have."""
         return None
 
@@ -274,5 +274,5 @@ def rewire(
             index = levels[-1]
         cfg['in_channels'] = out_channels[index]
     else:
-        levels = index if index is not None else range(len(reads))
-        cfg['in_channels'] = [out_channels[i] for i in levels]
+        indices = index if index is not None else range(len(reads))
+        cfg['in_channels'] = [out_channels[i] for i in indices]

@@ -5,6 +5,7 @@ from typing import Any, Dict, Sequence
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from frskd_mm.utils.recorder import Recorder, Target
@@ -45,14 +46,14 @@ class ClassificationTask(Task):
         rewire(reader, in_channels, out_channels)
         return cfg
 
-    def output_targets(self, model: nn.Module) -> Dict[str, Target]:
+    def output_targets(self, model: BaseModel) -> Dict[str, Target]:
         """Soft labels compare the head's logits (N, C)."""
         return {'logits': (model.head, 'forward')}
 
     def soft_label_loss(
         self,
         loss: nn.Module,
-        student: nn.Module,
+        student: BaseModel,
         student_outputs: Recorder,
         teacher_outputs: Recorder,
         data_samples: Sequence[Any],
@@ -79,7 +80,7 @@ class ClassificationTask(Task):
             )
         }
 
-    def check_labels(self, student: nn.Module, data_samples: Sequence[Any]) -> None:
+    def check_labels(self, student: BaseModel, data_samples: Sequence[Any]) -> None:
         """Require 0 <= label < num_classes."""
         num_classes = getattr(student.head, 'num_classes', None)
         if num_classes is None:

@@ -5,6 +5,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
 from frskd_mm.models.losses.det_soft_label_loss import SoftLabels
@@ -38,7 +39,7 @@ class DetectionTask(Task):
 
     input_size = (128, 128)
 
-    def default_source(self, student: nn.Module) -> str:
+    def default_source(self, student: BaseModel) -> str:
         """The neck, whose maps the heads read, where there is one."""
         return 'neck' if student.with_neck else 'backbone'
 
@@ -64,10 +65,10 @@ class DetectionTask(Task):
                 _rewire_heads(cfg, in_channels, out_channels)
         return cfg
 
-    def output_targets(self, model: nn.Module) -> Dict[str, Target]:
+    def output_targets(self, model: BaseModel) -> Dict[str, Target]:
         """Return what is recorded of a detector; see the class."""
         if _is_two_stage(model):
-            targets = {}
+            targets: Dict[str, Target] = {}
             if model.with_rpn:
                 targets[RPN] = (model.rpn_head, 'forward')
             for stage, (head, sampler, mask_head) in enumerate(_stages(model.roi_head)):
@@ -82,7 +83,7 @@ class DetectionTask(Task):
         head = getattr(model, 'bbox_head', None)
         return {} if head is None else {DENSE: (head, 'forward')}
 
-    def record_twin(self, twin: nn.Module, student_outputs: Recorder) -> Recorder:
+    def record_twin(self, twin: BaseModel, student_outputs: Recorder) -> Recorder:
         """Return a recorder under which the twin scores the student's proposals."""
         targets = self.output_targets(twin)
         samples = {
@@ -95,7 +96,7 @@ class DetectionTask(Task):
     def soft_label_loss(
         self,
         loss: nn.Module,
-        student: nn.Module,
+        student: BaseModel,
         student_outputs: Recorder,
         teacher_outputs: Recorder,
         data_samples: Sequence[Any],
@@ -106,13 +107,12 @@ class DetectionTask(Task):
                 f'Detectors need frskd_mm.DetSoftLabelLoss as the soft_label of the '
                 f'distiller, got {type(loss).__name__}.'
             )
+        foreground: Any = loss.foreground
         heads: List[SoftLabels] = []
         for name in student_outputs.targets:
             outputs = (student_outputs, teacher_outputs)
             if name in (DENSE, RPN):
-                heads.append(
-                    _dense_labels(name, outputs, loss.foreground, data_samples)
-                )
+                heads.append(_dense_labels(name, outputs, foreground, data_samples))
             elif name.startswith(ROI):
                 heads.append(_roi_labels(name[len(ROI) :], outputs))
             elif name.startswith(MASK):
@@ -138,14 +138,14 @@ class DetectionTask(Task):
         foreground = getattr(loss, 'foreground', None)
         if foreground is None:
             return loss(student_feats, teacher_feats)
-        sizes = [tuple(feat.shape[2:]) for feat in teacher_feats]
+        sizes = [_size(feat) for feat in teacher_feats]
         if foreground == 'boxes':
             weights = [_inside(data_samples, size).float() for size in sizes]
         else:
             weights = _confidence_maps(teacher_outputs, sizes)
         return loss(student_feats, teacher_feats, weights)
 
-    def check_labels(self, student: nn.Module, data_samples: Sequence[Any]) -> None:
+    def check_labels(self, student: BaseModel, data_samples: Sequence[Any]) -> None:
         """Require 0 <= label < num_classes."""
         head = getattr(student, 'bbox_head', None)
         if _is_two_stage(student):
@@ -165,17 +165,17 @@ class DetectionTask(Task):
                 )
 
 
-def _is_two_stage(model: nn.Module) -> bool:
+def _is_two_stage(model: BaseModel) -> bool:
     return getattr(model, 'roi_head', None) is not None
 
 
-def _is_detr(model: nn.Module) -> bool:
+def _is_detr(model: BaseModel) -> bool:
     return all(hasattr(model, part) for part in ('bbox_head', 'encoder', 'decoder'))
 
 
 def _stages(
-    roi_head: nn.Module,
-) -> Iterator[Tuple[nn.Module, object, Optional[nn.Module]]]:
+    roi_head: BaseModule,
+) -> Iterator[Tuple[BaseModule, Any, Optional[BaseModule]]]:
     """Yield box head, sampler and mask head of every stage of an RoI head."""
 
     def stages(part: Any) -> list:
@@ -234,7 +234,14 @@ def _rewire_heads(
 
 def _padded_size(data_samples: Sequence[Any]) -> Tuple[int, int]:
     """Return height and width of the padded images."""
-    return tuple(data_samples[0].batch_input_shape)
+    height, width = data_samples[0].batch_input_shape
+    return height, width
+
+
+def _size(level: Tensor) -> Tuple[int, int]:
+    """Return height and width of a map (N, C, H, W)."""
+    height, width = level.shape[2:]
+    return height, width
 
 
 def _inside(data_samples: Sequence[Any], map_size: Tuple[int, int]) -> Tensor:
@@ -255,7 +262,7 @@ class _DenseMaps:
         sizes: (H, W) of every level.
     """
 
-    def __init__(self, head: nn.Module, outputs: Sequence[Any]) -> None:
+    def __init__(self, head: BaseModule, outputs: Sequence[Any]) -> None:
         classes = getattr(head, 'cls_out_channels', None)
         maps = outputs[0]
         if (
@@ -271,7 +278,7 @@ class _DenseMaps:
             )
         self.head = head
         self.softmax = not head.use_sigmoid_cls
-        self.sizes = [tuple(level.shape[2:]) for level in maps]
+        self.sizes = [_size(level) for level in maps]
         self.priors = [level.shape[1] // classes for level in maps]
         self.cls = [_columns(level, classes) for level in maps]
         self.bbox = self._find(outputs[1:2], self._box_columns())
@@ -304,14 +311,14 @@ class _DenseMaps:
     @property
     def bbox_form(self) -> str:
         """Return the form of the boxes."""
-        if self.bbox[0].shape[-1] > 4:
+        if self.bbox is not None and self.bbox[0].shape[-1] > 4:
             return 'distribution'
         coder = type(getattr(self.head, 'bbox_coder', None)).__name__
         return 'distance' if coder == 'DistancePointBBoxCoder' else 'offset'
 
     def confidence_weight(self) -> List[Tensor]:
         """Return the squared confidence per level (N, H * W * A)."""
-        qualities = self.quality or [None] * len(self.cls)
+        qualities: Sequence[Optional[Tensor]] = self.quality or [None] * len(self.cls)
         return [
             confidence_weight(cls, quality, self.softmax)
             for cls, quality in zip(self.cls, qualities)
@@ -323,9 +330,9 @@ def _columns(level: Tensor, columns: int) -> Tensor:
     return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, columns)
 
 
-def _places(levels: Optional[Sequence[Tensor]]) -> Optional[Tensor]:
+def _places(levels: Sequence[Tensor]) -> Tensor:
     """Join per-level (N, P, ...) to (M, ...)."""
-    return None if levels is None else torch.cat([*levels], dim=1).flatten(0, 1)
+    return torch.cat([*levels], dim=1).flatten(0, 1)
 
 
 def _dense_labels(
@@ -353,13 +360,13 @@ def _dense_labels(
         student_cls=_places(student.cls),
         teacher_cls=_places(teacher.cls),
         cls_form=teacher.cls_form,
-        student_quality=_places(student.quality),
-        teacher_quality=_places(teacher.quality),
+        student_quality=None if student.quality is None else _places(student.quality),
+        teacher_quality=None if teacher.quality is None else _places(teacher.quality),
         weight=weight if foreground else None,
     )
-    if teacher.bbox is None:
+    if student.bbox is None or teacher.bbox is None:
         return labels
-    boxes = [_places(maps.bbox) for maps in (student, teacher)]
+    boxes = [_places(student.bbox), _places(teacher.bbox)]
     if teacher.bbox_form == 'distribution':
         boxes = [box.unflatten(1, (4, -1)) for box in boxes]
     return labels._replace(

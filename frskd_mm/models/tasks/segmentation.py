@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Sequence
 import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
 from frskd_mm.utils.recorder import Recorder, Target, shadow, unshadow
@@ -70,14 +70,14 @@ class SegmentationTask(Task):
             indices += [index] if isinstance(index, int) else index
         return max(index % num_levels for index in indices)
 
-    def output_targets(self, model: nn.Module) -> Dict[str, Target]:
+    def output_targets(self, model: BaseModel) -> Dict[str, Target]:
         """Soft labels compare logits (N, C, H, W) of one decode head."""
         return {'logits': (_compared_head(model), 'forward')}
 
     def soft_label_loss(
         self,
         loss: nn.Module,
-        student: nn.Module,
+        student: BaseModel,
         student_outputs: Recorder,
         teacher_outputs: Recorder,
         data_samples: Sequence[Any],
@@ -113,7 +113,7 @@ class SegmentationTask(Task):
         self,
         student: BaseModel,
         source: str,
-        self_teacher: nn.Module,
+        self_teacher: BaseModule,
         inputs: Tensor,
         data_samples: Sequence[Any],
     ) -> Any:
@@ -136,7 +136,7 @@ class SegmentationTask(Task):
         finally:
             unshadow(student, 'encode_decode')
 
-    def check_labels(self, student: nn.Module, data_samples: Sequence[Any]) -> None:
+    def check_labels(self, student: BaseModel, data_samples: Sequence[Any]) -> None:
         """Require 0 <= label < num_classes, or the ignored label."""
         head = _compared_head(student)
         for sample in data_samples:
@@ -166,7 +166,7 @@ def _head_cfgs(student_cfg: ConfigDict) -> List[ConfigDict]:
     return [head.get('kernel_generate_head', head) for head in heads]
 
 
-def _compared_head(model: nn.Module) -> nn.Module:
+def _compared_head(model: BaseModel) -> BaseModule:
     """Return the last decode head with logits on a fixed grid."""
     from mmseg.models.decode_heads import PointHead
 
@@ -176,7 +176,7 @@ def _compared_head(model: nn.Module) -> nn.Module:
     return [stage for stage in head if not isinstance(stage, PointHead)][-1]
 
 
-def _logit_maps(head: nn.Module, output: Any) -> List[Tensor]:
+def _logit_maps(head: BaseModule, output: Any) -> List[Tensor]:
     """Return the (N, C, H, W) class maps among a decode head's outputs.
 
     Raises:
