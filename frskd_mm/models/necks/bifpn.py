@@ -69,6 +69,9 @@ class BiFPN(BaseModule):
             T_i = P_i. A self-teacher sets it to the coarsest level that its
             head reads, since what lies beyond would never get a gradient.
             Defaults to all levels.
+        with_cp (bool): Recompute the maps within each P_i and T_i in the
+            backward pass instead of keeping them: less memory, more time, equal
+            results. Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation config.
 
     Raises:
@@ -87,6 +90,7 @@ class BiFPN(BaseModule):
         norm_cfg: Optional[dict] = None,
         act_cfg: Optional[dict] = None,
         last_bottom_up: Optional[int] = None,
+        with_cp: bool = False,
         init_cfg: Union[dict, List[dict], None] = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -120,6 +124,7 @@ class BiFPN(BaseModule):
                 norm_cfg=norm_cfg or dict(type='BN'),
                 act_cfg=act_cfg or dict(type='ReLU'),
                 bottom_up=last_bottom_up if i == num_layers - 1 else None,
+                with_cp=with_cp,
             )
             for i in range(num_layers)
         )

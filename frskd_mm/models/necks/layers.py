@@ -1,6 +1,6 @@
 """Building blocks of the BiFPN necks."""
 
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,8 @@ from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from frskd_mm.utils.recompute import recompute
 
 UPSAMPLE_MODES = ('nearest', 'bilinear')
 #: Activations with f(s * x) = s * f(x) for every s >= 0.
@@ -199,6 +201,8 @@ class BiFPNLayer(BaseModule):
         act_cfg (dict): Activation config.
         bottom_up (int, optional): Coarsest level, counted from 0, that the
             bottom-up pass reaches; T_i = P_i beyond. Defaults to all levels.
+        with_cp (bool): Whether to recompute what lies within each P_i and T_i
+            in the backward pass instead of keeping it. Defaults to False.
     """
 
     def __init__(
@@ -212,9 +216,11 @@ class BiFPNLayer(BaseModule):
         norm_cfg: dict,
         act_cfg: dict,
         bottom_up: Optional[int] = None,
+        with_cp: bool = False,
     ) -> None:
         super().__init__()
         self.first = first
+        self.with_cp = with_cp
         self.num_levels = len(in_channels)
         self.bottom_up = self.num_levels - 1 if bottom_up is None else bottom_up
         layer_cfg = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
@@ -251,14 +257,6 @@ class BiFPNLayer(BaseModule):
         )
         self.activate = build_inplace_activation(act_cfg)
 
-    def _lateral(
-        self, level: int, feat: Tensor, weight: Optional[Tensor] = None
-    ) -> Tensor:
-        """Return L_i, weighed; later layers of a stack take their input as L_i."""
-        if self.first:
-            return self.laterals[level](feat, weight)
-        return feat if weight is None else weight * feat
-
     def forward(self, feats: Sequence[Tensor]) -> List[Tensor]:
         """Refine the maps.
 
@@ -268,25 +266,44 @@ class BiFPNLayer(BaseModule):
         Returns:
             list[Tensor]: ReLU(T_i), (N, d_i, H_i, W_i).
         """
-        top_down = [weights() for weights in self.top_down_fusions]
-        bottom_up = [weights() for weights in self.bottom_up_fusions]
-        sizes = [tuple(feat.shape[2:]) for feat in feats]
         last = self.num_levels - 1
-
         # P_i is always read through the activation. P_n = L_n is activated already.
         p = [self._lateral(last, feats[last])]
         for i in reversed(range(last)):
-            weight, up_weight = top_down[i]
-            fused = self._lateral(i, feats[i], weight)
-            fused = fused + self.upsamples[i](p[0], sizes[i], up_weight)
-            p.insert(0, self.activate(self.top_down_convs[i](fused)))
-
+            p.insert(0, self._run(self._top_down, i, feats[i], p[0]))
         t = [p[0]]
         for i in range(1, self.bottom_up + 1):
-            weight, *p_weight, down_weight = bottom_up[i - 1]
-            fused = self.second_laterals[i - 1](feats[i], weight)
-            fused = fused + self.downsamples[i - 1](t[-1], sizes[i], down_weight)
-            for w in p_weight:  # none at the coarsest level
-                fused += w * p[i]
-            t.append(self.activate(self.bottom_up_convs[i - 1](fused)))
+            skipped = p[i] if i < last else None
+            t.append(self._run(self._bottom_up, i, feats[i], t[-1], skipped))
         return t + p[self.bottom_up + 1 :]
+
+    def _run(self, node: Callable[..., Tensor], *args: Any) -> Tensor:
+        if self.with_cp and self.training and torch.is_grad_enabled():
+            return recompute(self, node, *args)
+        return node(*args)
+
+    def _lateral(
+        self, level: int, feat: Tensor, weight: Optional[Tensor] = None
+    ) -> Tensor:
+        """Return L_i, weighed; later layers of a stack take their input as L_i."""
+        if self.first:
+            return self.laterals[level](feat, weight)
+        return feat if weight is None else weight * feat
+
+    def _top_down(self, level: int, feat: Tensor, coarser: Tensor) -> Tensor:
+        """Return ReLU(P_i) from F_i and ReLU(P_{i+1})."""
+        weight, up_weight = self.top_down_fusions[level]()
+        up = self.upsamples[level](coarser, feat.shape[2:], up_weight)
+        fused = self._lateral(level, feat, weight) + up
+        return self.activate(self.top_down_convs[level](fused))
+
+    def _bottom_up(
+        self, level: int, feat: Tensor, finer: Tensor, skipped: Optional[Tensor]
+    ) -> Tensor:
+        """Return ReLU(T_i) from F_i, ReLU(T_{i-1}) and ReLU(P_i), none of P_n."""
+        weight, *skip_weight, down_weight = self.bottom_up_fusions[level - 1]()
+        down = self.downsamples[level - 1](finer, feat.shape[2:], down_weight)
+        fused = self.second_laterals[level - 1](feat, weight) + down
+        if skipped is not None:
+            fused += skip_weight[0] * skipped
+        return self.activate(self.bottom_up_convs[level - 1](fused))

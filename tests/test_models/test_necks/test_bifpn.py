@@ -246,6 +246,32 @@ def test_weight_within_the_norm_equals_a_weight_on_the_map(act, norm):
         torch.testing.assert_close(*grads)
 
 
+@pytest.mark.parametrize('detached', [True, False])
+@pytest.mark.parametrize('kind', NECKS)
+def test_recomputation_changes_nothing_but_what_is_kept(kind, detached):
+    """Outputs, gradients and running statistics; fewer maps are saved."""
+    channels, maps = [2, 3, 4], [(8, 8), (4, 4), (2, 2)]
+    kept = build(kind, channels, num_layers=2)
+    recomputed = NECKS[kind](channels, num_layers=2, with_cp=True).double()
+    recomputed.load_state_dict(kept.state_dict())
+    feats = random_feats(2, maps, channels)
+    results, saved = [], []
+    for neck in (kept, recomputed):
+        inputs = [feat.detach() for feat in feats] if detached else feats
+        variables = [*([] if detached else feats), *neck.parameters()]
+        number = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, n=number: n.append(x.numel()) or x, lambda x: x
+        ):
+            outs = neck(inputs)
+        grads = torch.autograd.grad(scalar_of(outs), variables)
+        results.append([*outs, *grads, *neck.state_dict().values()])
+        saved.append(sum(number))
+    for one, other in zip(*results):
+        assert torch.equal(one, other)
+    assert saved[1] < saved[0] / 2
+
+
 def test_statistics_move_once_a_forward_when_the_norm_is_weighed():
     layer = Pointwise(3, 4, norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU'))
     plain = deepcopy(layer)
