@@ -174,16 +174,16 @@ def _changes(student: Any, twin: Any, path: str = '') -> List[str]:
     """List settings of the twin that differ from the student's."""
     if isinstance(student, dict) and isinstance(twin, dict):
         keys = [key for key in student if key in twin and key != 'backbone']
-        pairs = [(f'{path}.{key}', student[key], twin[key]) for key in keys]
+        pairs = [(student[key], twin[key], f'{path}.{key}') for key in keys]
     elif isinstance(student, list) and isinstance(twin, list):
         both = enumerate(zip(student, twin))
-        pairs = [(f'{path}[{i}]', before, after) for i, (before, after) in both]
+        pairs = [(before, after, f'{path}[{i}]') for i, (before, after) in both]
     else:
         if student == twin:
             return []
         change = 'left out' if twin is None else f'{student} -> {twin}'
         return [f'{path.lstrip(".")}: {change}']
-    return [change for key, *both in pairs for change in _changes(*both, key)]
+    return [change for pair in pairs for change in _changes(*pair)]
 
 
 def _common_settings(student: BaseModel, twin: BaseModel) -> List[Tuple[str, str]]:

@@ -33,17 +33,17 @@ def recompute(module: nn.Module, function: Callable, *args: Any) -> Any:
 @contextmanager
 def keep_statistics(module: nn.Module) -> Iterator[None]:
     """Leave the running statistics of all norms as they are."""
-    norms = [
-        norm
-        for norm in module.modules()
-        if isinstance(norm, _NormBase) and norm.num_batches_tracked is not None
+    norms = [norm for norm in module.modules() if isinstance(norm, _NormBase)]
+    before = [
+        (norm, norm.momentum, counter, counter.clone())
+        for norm, counter in zip(norms, (norm.num_batches_tracked for norm in norms))
+        if counter is not None
     ]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
+    for norm, *_ in before:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, before):
+        for norm, momentum, counter, count in before:
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+            counter.copy_(count)

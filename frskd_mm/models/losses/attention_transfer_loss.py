@@ -87,11 +87,11 @@ class AttentionTransferLoss(nn.Module):
         """
         check_levels(student_feats, teacher_feats)
         with full_precision(student_feats[0]):
-            loss = sum(
+            losses = [
                 self._level_loss(student, teacher.detach())
                 for student, teacher in zip(student_feats, teacher_feats)
-            )
-            return self.loss_weight * loss
+            ]
+            return self.loss_weight * torch.stack(losses).sum()
 
     def _level_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         difference = attention_map(student) - attention_map(teacher)

@@ -79,13 +79,13 @@ class DetAttentionTransferLoss(AttentionTransferLoss):
             return super().forward(student_feats, teacher_feats)
         check_levels(student_feats, teacher_feats)
         with full_precision(student_feats[0]):
-            loss = sum(
+            losses = [
                 self._weighted_level_loss(student, teacher.detach(), weight.flatten(1))
                 for student, teacher, weight in zip(
                     student_feats, teacher_feats, weights
                 )
-            )
-            return self.loss_weight * loss
+            ]
+            return self.loss_weight * torch.stack(losses).sum()
 
     def _weighted_level_loss(
         self, student: Tensor, teacher: Tensor, weight: Tensor

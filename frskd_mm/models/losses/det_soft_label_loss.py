@@ -1,6 +1,6 @@
 """Soft labels for detectors, in the forms that their heads have."""
 
-from typing import NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -169,33 +169,32 @@ class DetSoftLabelLoss(nn.Module):
         Raises:
             ValueError: If student and teacher outputs differ in shape.
         """
-        loss = 0.0
+        losses: List[Tensor] = []
         with full_precision(heads[0].student_cls):
             for labels in heads:
                 _check_shapes(labels)
-                loss = loss + weighted_mean(self._cls_loss(labels), labels.weight)
+                losses.append(weighted_mean(self._cls_loss(labels), labels.weight))
                 bbox_loss = self._bbox_loss(labels)
                 if bbox_loss is not None:
-                    loss = loss + weighted_mean(bbox_loss, labels.bbox_weight)
-        return self.loss_weight * loss
+                    losses.append(weighted_mean(bbox_loss, labels.bbox_weight))
+            return self.loss_weight * torch.stack(losses).sum()
 
     def _cls_loss(self, labels: SoftLabels) -> Tensor:
         form = labels.cls_form if self.cls == 'auto' else self.cls
-        student = labels.student_cls.float()
-        teacher = labels.teacher_cls.detach().float()
+        student_cls = labels.student_cls.float()
+        teacher_cls = labels.teacher_cls.detach().float()
         if form == 'softmax':
             loss = softmax_divergence(
-                student / self.temperature, teacher / self.temperature
+                student_cls / self.temperature, teacher_cls / self.temperature
             )
         else:
-            loss = self._binary(student, teacher)
+            loss = self._binary(student_cls, teacher_cls)
             if form == 'quality':
-                loss = loss * (teacher.sigmoid() - student.sigmoid()).square()
+                loss = loss * (teacher_cls.sigmoid() - student_cls.sigmoid()).square()
             loss = loss.sum(dim=-1)
-        if labels.student_quality is not None:
-            loss = loss + self._binary(
-                labels.student_quality.float(), labels.teacher_quality.detach().float()
-            )
+        student, teacher = labels.student_quality, labels.teacher_quality
+        if student is not None and teacher is not None:
+            loss = loss + self._binary(student.float(), teacher.detach().float())
         return self.temperature**2 * loss
 
     def _binary(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -204,7 +203,7 @@ class DetSoftLabelLoss(nn.Module):
     def _bbox_loss(self, labels: SoftLabels) -> Optional[Tensor]:
         is_distribution = labels.bbox_form == 'distribution'
         factor = self.distribution_weight if is_distribution else self.bbox_weight
-        if labels.student_bbox is None or factor == 0:
+        if labels.student_bbox is None or labels.teacher_bbox is None or factor == 0:
             return None
         student = labels.student_bbox.float()
         teacher = labels.teacher_bbox.detach().float()

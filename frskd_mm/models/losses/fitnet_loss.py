@@ -2,6 +2,7 @@
 
 from typing import List, Optional, Sequence, Union
 
+import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule, ModuleList
@@ -82,13 +83,13 @@ class FitNetLoss(BaseModule):
         check_levels(student_feats, teacher_feats)
         with full_precision(student_feats[0]):
             dtype = next(self.parameters()).dtype
-            loss = sum(
+            losses = [
                 F.mse_loss(adapt(student.to(dtype)), teacher.detach().to(dtype))
                 for adapt, student, teacher in zip(
                     self.adapters, student_feats, teacher_feats
                 )
-            )
-            return self.loss_weight * loss
+            ]
+            return self.loss_weight * torch.stack(losses).sum()
 
 
 def adapter(

@@ -1,7 +1,7 @@
 """Overhaul of feature distillation: compare maps before their ReLU."""
 
 import math
-from typing import List, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
 import torch
 from mmengine.model import BaseModule, ModuleList
@@ -14,7 +14,7 @@ from .attention_transfer_loss import check_levels
 from .fitnet_loss import ADAPTER_INIT, adapter
 
 
-def margin_of_norm(norm: nn.Module) -> Tensor:
+def margin_of_norm(norm: Any) -> Tensor:
     """Return the expected negative response behind a norm, a channel.
 
     A norm with weight s and bias m gives about N(m, s^2), so the margin is
@@ -22,7 +22,7 @@ def margin_of_norm(norm: nn.Module) -> Tensor:
     -3 |s| where fewer than one value in 1,000 is negative.
 
     Args:
-        norm: A norm with weight and bias, such as BN.
+        norm: A module with weight and bias, such as BN.
 
     Returns:
         Tensor: (C, ).
@@ -106,7 +106,7 @@ class OverhaulLoss(BaseModule):
         super().__init__(init_cfg or ADAPTER_INIT)
         if margin not in self.margins:
             raise ValueError(f'margin must be one of {self.margins}, got {margin!r}.')
-        if margin == 'norm' and teacher_norms is None:
+        if margin == 'norm' and not teacher_norms:
             raise ValueError(
                 "margin='norm' of OverhaulLoss reads the norms before the maps of a "
                 'BiFPN or BiFPNc self-teacher, and this teacher names none. Set '
@@ -119,7 +119,7 @@ class OverhaulLoss(BaseModule):
             for c, d in zip(in_channels, out_channels)
         )
         if margin == 'norm':
-            for level, norm in enumerate(teacher_norms):
+            for level, norm in enumerate(teacher_norms or ()):
                 self.register_buffer(f'margin_{level}', margin_of_norm(norm))
 
     def forward(

@@ -236,10 +236,10 @@ class BiFPNLayer(BaseModule):
         # for both would read the input once, but join their gradients in a copy
         # twice as large as what it saves.
         self.laterals = ModuleList(
-            Pointwise(*dims, **layer_cfg) for dims in (channels if first else [])
+            Pointwise(c, d, **layer_cfg) for c, d in (channels if first else [])
         )
         self.second_laterals = ModuleList(
-            Pointwise(*channels[i], **layer_cfg) for i in coarse
+            Pointwise(c, d, **layer_cfg) for c, d in channels[1 : self.bottom_up + 1]
         )
         self.upsamples = ModuleList(
             Upsample(projection(i + 1, i), upsample_mode) for i in fine
