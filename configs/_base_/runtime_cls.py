@@ -3,6 +3,7 @@ _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_hooks = [
     dict(type='frskd_mm.EpochSeedHook'),
     dict(type='frskd_mm.ChannelsLastHook'),
+    dict(type='frskd_mm.MeanLogHook'),  # of all processes, if there are several
 ]
 default_hooks = dict(
     # Two, so that a valid one is left when saving is interrupted.

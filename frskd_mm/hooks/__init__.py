@@ -3,5 +3,11 @@
 from .aggregated_prediction_hook import AggregatedPredictionHook
 from .channels_last_hook import ChannelsLastHook
 from .epoch_seed_hook import EpochSeedHook
+from .mean_log_hook import MeanLogHook
 
-__all__ = ['AggregatedPredictionHook', 'ChannelsLastHook', 'EpochSeedHook']
+__all__ = [
+    'AggregatedPredictionHook',
+    'ChannelsLastHook',
+    'EpochSeedHook',
+    'MeanLogHook',
+]
