@@ -14,10 +14,12 @@ from frskd_mm.utils.environment import require_cuda_ops
 from frskd_mm.utils.model import unwrap
 
 from .config import check_checkpoint_file
+from .processes import join_cpu_processes
 
 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner that the config asks for."""
+    join_cpu_processes(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
