@@ -11,11 +11,7 @@ from mmengine.config import Config
 
 from frskd_mm.engine.wrap import PLAIN
 from frskd_mm.evaluation.calibration import Predictions
-from frskd_mm.visualization.learning_curves import (
-    Curves,
-    draw_learning_curves,
-    read_curves,
-)
+from frskd_mm.visualization.learning_curves import draw_learning_curves, read_curves
 from frskd_mm.visualization.reliability import draw_reliability
 
 from .grid import RECIPE, Run
@@ -270,7 +266,7 @@ def _pictures(results: Dict[Run, dict], quality: Column, out: str) -> List[Secti
         sections.append(Section('Learning curves', text=f'Not drawn: {unlogged}'))
     else:
         draw_learning_curves(
-            {method: align_curves(seeds) for method, seeds in curves.items()},
+            curves,
             metric_label=quality.label,
             title="The student's own training loss, and its quality in validation",
             path=osp.join(out, CURVES),
@@ -285,26 +281,6 @@ def _pictures(results: Dict[Run, dict], quality: Column, out: str) -> List[Secti
         text = 'Accuracy by confidence, the test predictions of all seeds together.'
         sections.append(Section('Reliability', text=text, picture=RELIABILITY))
     return sections
-
-
-def align_curves(seeds: Sequence[Curves]) -> List[Curves]:
-    """Keep the points that all seeds have, so that their mean can be drawn.
-
-    A run that was killed between saving a checkpoint and the validation after
-    it has no validation there: MMEngine does not make up for it.
-    """
-    iterations = set.intersection(*(set(seed.iterations) for seed in seeds))
-    epochs = set.intersection(*(set(seed.epochs) for seed in seeds))
-    return [
-        Curves(
-            [x for x in seed.iterations if x in iterations],
-            [y for x, y in zip(seed.iterations, seed.losses) if x in iterations],
-            [x for x in seed.epochs if x in epochs],
-            [y for x, y in zip(seed.epochs, seed.metrics) if x in epochs],
-            seed.by_epoch,
-        )
-        for seed in seeds
-    ]
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

@@ -130,8 +130,17 @@ def _draw_seeds(
         for x, y in curves:
             axes.plot(x, y, color=colour, alpha=0.3, linewidth=0.8)
         name = f'{name} (mean of {len(curves)} seeds)'
-    # Runs may have been logged at different intervals.
+    axes.plot(*mean_curve(curves), color=colour, marker=marker, linewidth=2, label=name)
+
+
+def mean_curve(
+    curves: Sequence[Tuple[List[int], List[float]]],
+) -> Tuple[List[int], List[float]]:
+    """Return the mean of curves (x, y) at the points that all of them have.
+
+    Runs may have been logged at different intervals, and one that was killed
+    between a checkpoint and its validation has no validation there.
+    """
     values = [dict(zip(x, y)) for x, y in curves]
     shared = sorted(set.intersection(*map(set, values)))
-    mean = [np.mean([value[x] for value in values]) for x in shared]
-    axes.plot(shared, mean, color=colour, marker=marker, linewidth=2, label=name)
+    return shared, [float(np.mean([value[x] for value in values])) for x in shared]

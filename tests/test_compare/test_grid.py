@@ -11,10 +11,9 @@ from mmengine.config import Config
 
 from frskd_mm.compare import plan_grid, run_grid, write_report
 from frskd_mm.compare.grid import _start, find_differences, method_of
-from frskd_mm.compare.report import align_curves
 from frskd_mm.compare.run import ProgressHook, merge_scalars
 from frskd_mm.engine import load_config, wrap
-from frskd_mm.visualization.learning_curves import Curves
+from frskd_mm.visualization.learning_curves import mean_curve
 
 OPTIONS = {
     'train_cfg.max_epochs': 3,
@@ -104,19 +103,12 @@ def test_a_killed_run_goes_on_from_its_checkpoint(grid):
 
 
 def test_seeds_are_drawn_where_all_have_points():
-    seeds = [Curves([2, 4], [1.0, 0.5], [2], [80.0])]
-    seeds += [Curves([2, 4, 6], [3.0, 2.0, 1.0], [1, 2], [60.0, 70.0])]
-    assert align_curves(seeds) == [
-        Curves([2, 4], [1.0, 0.5], [2], [80.0]),
-        Curves([2, 4], [3.0, 2.0], [2], [70.0]),
-    ]
+    assert mean_curve([([2, 4], [1.0, 0.5]), ([2, 4, 6], [3.0, 2.0, 1.0])]) == (
+        [2, 4],
+        [2.0, 1.25],
+    )
     # A detector's first validations may have no AP.
-    early = Curves([2], [1.0], [1], [5.0])
-    late = Curves([2], [2.0], [2], [6.0])
-    assert align_curves([early, late]) == [
-        Curves([2], [1.0], [], []),
-        Curves([2], [2.0], [], []),
-    ]
+    assert mean_curve([([1], [5.0]), ([2], [6.0])]) == ([], [])
 
 
 def test_a_finished_run_is_not_repeated(grid):
