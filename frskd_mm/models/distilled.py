@@ -11,11 +11,13 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from frskd_mm.models.self_teacher import SelfTeacher
 from frskd_mm.models.tasks.base import sample_name
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits
+from frskd_mm.utils.compiling import is_compiling
 from frskd_mm.utils.random import isolated_rng
-from frskd_mm.utils.recorder import shadow, unshadow
+from frskd_mm.utils.recorder import bind_forward, shadow, unshadow
 
 DISTILLER_PREFIX = 'distiller.'
 
@@ -47,11 +49,7 @@ class Distilled(BaseModel):
         Args:
             inputs: Preprocessed images (N, 3, H, W).
             data_samples: Their N annotations.
-
-        Raises:
-            ValueError: If an input is not finite or a label out of range.
         """
-        self._check_batch(inputs, data_samples)
         return self.distiller.loss(self, super().loss, inputs, data_samples)
 
     def init_weights(self) -> None:
@@ -79,6 +77,11 @@ class Distilled(BaseModel):
             unshadow(self, 'predict')
 
     def _check_batch(self, inputs: Tensor, data_samples: Sequence[Any]) -> None:
+        """Refuse inputs that are not finite and labels out of range.
+
+        Raises:
+            ValueError: If there are such.
+        """
         step, self._batches_seen = self._batches_seen, self._batches_seen + 1
         if inputs.device.type != 'cpu' and step % self.check_interval:
             return
@@ -150,7 +153,30 @@ def distill(
     model._batches_seen = 0
     model.loaded_plain = False
     model._register_load_state_dict_pre_hook(_check_checkpoint, with_module=True)
+    model.register_forward_pre_hook(_before_forward, with_kwargs=True)
+    for part in model.modules():
+        if isinstance(part, (BaseModel, SelfTeacher)):
+            for child in part.children():
+                bind_forward(child)
     return model
+
+
+def _before_forward(model: Distilled, args: tuple, kwargs: Dict[str, Any]) -> None:
+    """Do what cannot be traced, so that ``model.forward`` can be compiled.
+
+    Where ``torch.compile`` takes in the call of the model as well, as MMEngine's
+    ``compile=True`` does, batches are not checked, and a weight schedule that is
+    not constant splits the graph here, before the student.
+    """
+    names = ('inputs', 'data_samples', 'mode')
+    call = {**dict(zip(names, args)), **kwargs}
+    if call.get('mode') != 'loss':
+        return
+    if not is_compiling():
+        model._check_batch(call['inputs'], call['data_samples'])
+    schedule = model.distiller.weight_schedule
+    if schedule is not None and not schedule.is_constant:
+        schedule.refresh()
 
 
 def _check_checkpoint(

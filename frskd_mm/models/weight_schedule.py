@@ -3,9 +3,11 @@
 import math
 from typing import Optional
 
+import torch
 from mmengine.logging import MessageHub
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.compiling import is_compiling
 
 
 @MODELS.register_module()
@@ -21,7 +23,8 @@ class WeightSchedule:
 
     Progress is read from MMEngine's ``MessageHub``, where every runner keeps
     it, so resuming needs nothing and no hook has to be configured. Without a
-    runner the factor is that of the first epoch.
+    runner the factor is that of the first epoch. Compiled code cannot read it
+    there: it sees what :meth:`refresh` found before the model's ``forward``.
 
     Paper: FRSKD, CVPR 2021, https://arxiv.org/abs/2103.08273
     Source: MingiJi/FRSKD@98b87e5, segmentation/main.py
@@ -61,6 +64,7 @@ class WeightSchedule:
         self.ramp = ramp
         self.ramp_end = ramp_end
         self.by_epoch = by_epoch
+        self._factor: Optional[float] = None
 
     @property
     def is_constant(self) -> bool:
@@ -71,6 +75,16 @@ class WeightSchedule:
         """Return the factor at the runner's present epoch or iteration."""
         if self.is_constant:
             return 1.0
+        if self._factor is None or not is_compiling():
+            self.refresh()
+        return self._factor
+
+    @torch.compiler.disable
+    def refresh(self) -> None:
+        """Look up the runner's present epoch or iteration, never in compiled code."""
+        self._factor = self._present()
+
+    def _present(self) -> float:
         unit = 'epoch' if self.by_epoch else 'iter'
         message_hub = MessageHub.get_current_instance()
         current = message_hub.get_info(unit, 0)

@@ -2,7 +2,12 @@
 
 from collections import defaultdict
 from functools import wraps
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
+from types import MethodType
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+
+from torch import nn
+
+from .compiling import is_compiling
 
 Target = Tuple[Any, str]
 
@@ -13,6 +18,10 @@ class Recorder:
     A forward hook fires on ``module(x)`` only, while mmseg's decode heads are
     run as ``module.forward(x)``. Shadowing the method on the instance catches
     both, and methods of plain objects besides.
+
+    ``torch.compile`` traces it without a graph break. It has to see the forward
+    of a module that is called as ``module(x)`` on the instance beforehand, see
+    :func:`bind_forward`.
 
     Args:
         targets (Mapping[str, tuple[object, str]]): Name of the record ->
@@ -27,15 +36,17 @@ class Recorder:
     def __init__(self, targets: Mapping[str, Target]) -> None:
         self.targets = dict(targets)
         self.outputs: Dict[str, List[Any]] = defaultdict(list)
+        self._before: Dict[str, Optional[MethodType]] = {}
 
     def __enter__(self) -> 'Recorder':
         for name, (owner, method) in self.targets.items():
-            shadow(owner, method, self._recording(name, getattr(owner, method)))
+            recorded = self._recording(name, getattr(owner, method))
+            self._before[name] = shadow(owner, method, recorded)
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
-        for owner, method in self.targets.values():
-            unshadow(owner, method)
+        for name, (owner, method) in self.targets.items():
+            unshadow(owner, method, self._before[name])
 
     def _recording(self, name: str, method: Callable) -> Callable:
         @wraps(method)
@@ -95,20 +106,45 @@ class Replayer(Recorder):
         return replayed
 
 
-def shadow(owner: object, method: str, replacement: Callable) -> None:
+def shadow(owner: object, method: str, replacement: Callable) -> Optional[MethodType]:
     """Let ``owner.method`` be ``replacement`` until :func:`unshadow`.
 
-    ``__dict__`` is written directly, since ``nn.Module.__setattr__`` is slow
-    and rejects some values.
+    It is set as on a plain object, since ``nn.Module.__setattr__`` is slow and
+    rejects some values.
+
+    Returns:
+        MethodType, optional: What :func:`unshadow` has to put back.
+
+    Raises:
+        RuntimeError: If the method is shadowed already.
     """
-    if method in owner.__dict__:
+    before = getattr(owner, method)
+    is_own = method in owner.__dict__
+    if is_own and not isinstance(before, MethodType):
         raise RuntimeError(
             f'{type(owner).__name__}.{method} is shadowed already; recordings '
             'of one object cannot be nested.'
         )
-    owner.__dict__[method] = replacement
+    object.__setattr__(owner, method, replacement)
+    # Tracing can set attributes, but not remove them: the instance keeps its own
+    # method in its __dict__, which changes nothing.
+    return before if is_own or is_compiling() else None
 
 
-def unshadow(owner: object, method: str) -> None:
-    """Undo :func:`shadow`."""
-    owner.__dict__.pop(method, None)
+def unshadow(owner: object, method: str, before: Optional[MethodType] = None) -> None:
+    """Undo :func:`shadow`, given what it returned."""
+    if before is None:
+        owner.__dict__.pop(method, None)
+    else:
+        object.__setattr__(owner, method, before)
+
+
+def bind_forward(module: nn.Module) -> None:
+    """Keep a module's ``forward``, if it has one, on the instance too.
+
+    The module behaves as before, and its copies get their own. But
+    ``torch.compile``, which takes the class's ``forward`` for a module with none
+    on the instance, then looks there and sees what shadows it.
+    """
+    if type(module).forward is not nn.Module.forward:
+        module.__dict__.setdefault('forward', module.forward)

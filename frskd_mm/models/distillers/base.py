@@ -7,6 +7,7 @@ from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
 from frskd_mm.models.tasks import ClassificationTask, task_of
+from frskd_mm.models.weight_schedule import WeightSchedule
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.random import isolated_rng
 
@@ -31,6 +32,8 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
     classification_only = False
     #: Whether the method reads several feature maps of the student.
     reads_levels = False
+    #: Factor on the method's terms over time, if it has one.
+    weight_schedule: Optional[WeightSchedule] = None
 
     def __init__(self, student: BaseModel) -> None:
         super().__init__()
