@@ -16,6 +16,7 @@ from det_toys import (
     student_cfg,
     total_loss,
 )
+from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
 PARTS = {
@@ -376,3 +377,40 @@ def test_self_teacher_predicts(family):
         results = model.predict(data['inputs'], data['data_samples'])
     assert len(results) == 2
     assert len(results[0].pred_instances) > 0
+
+
+def test_test_time_augmentation_is_the_students():
+    """mmdet's DetTTAModel around a distilled model, as around the plain student."""
+    preprocessor = dict(type='mmdet.DetDataPreprocessor')
+    cfg = student_cfg('retinanet')
+    cfg['data_preprocessor'] = preprocessor
+    plain = MODELS.build(ConfigDict(cfg))
+    model = MODELS.build(
+        dict(type='frskd_mm.Distilled', student=cfg, distiller=frskd_cfg())
+    )
+    plain.load_state_dict(model.state_dict(), strict=False)
+    image = torch.rand(3, 64, 64) * 255
+
+    def views():
+        data = [batch(boxes=[[[4, 6, 40, 44]]]) for _ in range(2)]
+        for flip, view in enumerate(data):
+            view['data_samples'][0].set_metainfo(
+                dict(flip=bool(flip), flip_direction='horizontal')
+            )
+        return dict(
+            inputs=[[image], [image.flip(-1)]],
+            data_samples=[view['data_samples'] for view in data],
+        )
+
+    tta_cfg = ConfigDict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=10)
+    merged = []
+    for module in (model, plain):
+        tta = MODELS.build(
+            dict(type='mmdet.DetTTAModel', module=module, tta_cfg=tta_cfg)
+        )
+        with torch.no_grad():
+            (sample,) = tta.eval().test_step(views())
+        merged.append(sample.pred_instances)
+    assert len(merged[0]) > 0
+    for key in ('bboxes', 'scores', 'labels'):
+        assert torch.equal(merged[0][key], merged[1][key]), key

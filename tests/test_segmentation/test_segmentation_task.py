@@ -389,3 +389,32 @@ def test_self_teacher_slides_as_the_student_does():
         logits = self_teacher.twin.decode_head(refined)
     expected = F.interpolate(logits, size=(24, 24), mode='bilinear')
     torch.testing.assert_close(whole, expected)
+
+
+def test_test_time_augmentation_is_the_students():
+    """mmseg's SegTTAModel around a distilled model, as around the plain student."""
+    preprocessor = dict(type='mmseg.SegDataPreProcessor', size=(32, 32))
+    model = build(student_cfg(data_preprocessor=preprocessor))
+    plain = MODELS.build(ConfigDict(student_cfg(data_preprocessor=preprocessor)))
+    plain.load_state_dict(model.state_dict(), strict=False)
+    original = torch.randn(3, 32, 32)
+
+    def views():
+        images, samples = [], []
+        for flip in (False, True):
+            data = batch(size=1)
+            image = original.flip(-1) if flip else original
+            data['data_samples'][0].set_metainfo(
+                dict(flip=flip, flip_direction='horizontal')
+            )
+            images.append([image])
+            samples.append(data['data_samples'])
+        return dict(inputs=images, data_samples=samples)
+
+    merged = []
+    for module in (model, plain):
+        tta = MODELS.build(dict(type='mmseg.SegTTAModel', module=module)).eval()
+        with torch.no_grad():
+            (sample,) = tta.test_step(views())
+        merged.append((sample.pred_sem_seg.data, sample.seg_logits.data))
+    torch.testing.assert_close(*merged, rtol=0, atol=0)
