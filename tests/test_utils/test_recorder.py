@@ -1,10 +1,20 @@
 """Recording what methods return."""
 
+import pickle
+from copy import deepcopy
+from types import MethodType
+
 import pytest
 import torch
 from torch import nn
 
-from frskd_mm.utils.recorder import Recorder, Replayer, shadow, unshadow
+from frskd_mm.utils.recorder import (
+    Recorder,
+    Replayer,
+    bind_forward,
+    shadow,
+    unshadow,
+)
 
 
 class Doubler(nn.Module):
@@ -98,3 +108,51 @@ def test_shadow_and_unshadow():
     unshadow(plain, 'answer')
     unshadow(plain, 'answer')
     assert plain.answer() == 42
+
+
+@pytest.mark.parametrize('call', ['module', 'forward'])
+def test_records_bound_modules_and_leaves_them_bound(call):
+    module = Doubler()
+    bind_forward(module)
+    bind_forward(module)
+    with Recorder({'out': (module, 'forward')}) as record:
+        with pytest.raises(RuntimeError, match='Doubler.forward is shadowed already'):
+            Recorder({'again': (module, 'forward')}).__enter__()
+        (module if call == 'module' else module.forward)(torch.tensor(3.0))
+    assert record.last('out').item() == 6
+    assert module.__dict__['forward'] == MethodType(Doubler.forward, module)
+    module(torch.tensor(1.0))
+    assert len(record.outputs['out']) == 1
+
+
+@pytest.mark.parametrize('copy', [deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_of_bound_modules_have_their_own_forward(copy):
+    module = Doubler()
+    bind_forward(module)
+    twin = copy(module)
+    assert twin.forward.__self__ is twin
+    assert twin(torch.tensor(3.0)).item() == 6
+
+
+def test_modules_without_a_forward_are_not_bound():
+    modules = nn.ModuleList()
+    bind_forward(modules)
+    assert 'forward' not in modules.__dict__
+
+
+@pytest.mark.parametrize('call', ['module', 'forward'])
+def test_bound_modules_are_recorded_while_compiled(call):
+    module = Doubler()
+    bind_forward(module)
+    before = set(module.__dict__)
+
+    @torch.compile(backend='eager', fullgraph=True)
+    def recorded(x):
+        with Recorder({'out': (module, 'forward')}) as record:
+            module(x) if call == 'module' else module.forward(x)
+        return record.last('out')
+
+    for value in (1.0, 2.0):
+        assert recorded(torch.tensor(value)).item() == 2 * value
+        assert module(torch.tensor(value)).item() == 2 * value
+    assert set(module.__dict__) == before
