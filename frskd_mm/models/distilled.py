@@ -175,7 +175,7 @@ def _before_forward(model: Distilled, args: tuple, kwargs: Dict[str, Any]) -> No
     if not is_compiling():
         model._check_batch(call['inputs'], call['data_samples'])
     schedule = model.distiller.weight_schedule
-    if schedule is not None and not schedule.is_constant:
+    if not schedule.is_constant:
         schedule.refresh()
 
 

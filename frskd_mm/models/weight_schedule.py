@@ -76,13 +76,18 @@ class WeightSchedule:
         if self.is_constant:
             return 1.0
         if self._factor is None or not is_compiling():
-            self.refresh()
+            return self.refresh()
         return self._factor
 
     @torch.compiler.disable
-    def refresh(self) -> None:
-        """Look up the runner's present epoch or iteration, never in compiled code."""
+    def refresh(self) -> float:
+        """Look up the runner's present epoch or iteration, never in compiled code.
+
+        Returns:
+            float: The factor.
+        """
         self._factor = self._present()
+        return self._factor
 
     def _present(self) -> float:
         unit = 'epoch' if self.by_epoch else 'iter'

@@ -32,8 +32,8 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
     classification_only = False
     #: Whether the method reads several feature maps of the student.
     reads_levels = False
-    #: Factor on the method's terms over time, if it has one.
-    weight_schedule: Optional[WeightSchedule] = None
+    #: Factor on the method's terms over time.
+    weight_schedule: Any = WeightSchedule()
 
     def __init__(self, student: BaseModel) -> None:
         super().__init__()
