@@ -49,7 +49,13 @@ class Distilled(BaseModel):
         Args:
             inputs: Preprocessed images (N, 3, H, W).
             data_samples: Their N annotations.
+
+        Raises:
+            ValueError: If an input is not finite or a label out of range. Not in
+                compiled code, see :func:`_before_forward`.
         """
+        if not is_compiling():
+            self._check_batch(inputs, data_samples)
         return self.distiller.loss(self, super().loss, inputs, data_samples)
 
     def init_weights(self) -> None:
@@ -164,6 +170,7 @@ def distill(
 def _before_forward(model: Distilled, args: tuple, kwargs: Dict[str, Any]) -> None:
     """Do what cannot be traced, so that ``model.forward`` can be compiled.
 
+    A compiled ``forward`` is set on the instance, and its batches are checked here.
     Where ``torch.compile`` takes in the call of the model as well, as MMEngine's
     ``compile=True`` does, batches are not checked, and a weight schedule that is
     not constant splits the graph here, before the student.
@@ -172,7 +179,7 @@ def _before_forward(model: Distilled, args: tuple, kwargs: Dict[str, Any]) -> No
     call = {**dict(zip(names, args)), **kwargs}
     if call.get('mode') != 'loss':
         return
-    if not is_compiling():
+    if 'forward' in model.__dict__ and not is_compiling():
         model._check_batch(call['inputs'], call['data_samples'])
     schedule = model.distiller.weight_schedule
     if not schedule.is_constant:
