@@ -2,6 +2,7 @@
 
 import os
 import os.path as osp
+import re
 from copy import deepcopy
 from typing import Tuple
 
@@ -63,7 +64,7 @@ def export_student(cfg: Config, checkpoint: str, out: str) -> Tuple[str, str]:
     loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     weights = {
         key: value
-        for key, value in loaded.get('state_dict', loaded).items()
+        for key, value in _unwrapped(loaded.get('state_dict', loaded)).items()
         if not key.startswith(DISTILLER_PREFIX)
     }
     _load_strictly(plain, weights, checkpoint)
@@ -78,6 +79,11 @@ def export_student(cfg: Config, checkpoint: str, out: str) -> Tuple[str, str]:
     config_path = osp.splitext(out)[0] + '.py'
     plain.dump(config_path)
     return out, config_path
+
+
+def _unwrapped(state_dict: dict) -> dict:
+    """Strip the prefix that MMEngine's DDPStrategy leaves, as its loading does."""
+    return {re.sub(r'^module\.', '', key): state_dict[key] for key in state_dict}
 
 
 def _load_strictly(plain: Config, weights: dict, checkpoint: str) -> None:
