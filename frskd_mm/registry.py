@@ -11,10 +11,19 @@ from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-__all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS', 'TRANSFORMS']
+__all__ = [
+    'DATASETS',
+    'FUNCTIONS',
+    'HOOKS',
+    'METRICS',
+    'MODELS',
+    'STRATEGIES',
+    'TRANSFORMS',
+]
 
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='frskd_mm', locations=['frskd_mm.models']
@@ -45,4 +54,10 @@ FUNCTIONS = Registry(
     parent=MMENGINE_FUNCTIONS,
     scope='frskd_mm',
     locations=['frskd_mm.datasets'],
+)
+STRATEGIES = Registry(
+    'strategy',
+    parent=MMENGINE_STRATEGIES,
+    scope='frskd_mm',
+    locations=['frskd_mm.engine.fsdp_strategy'],
 )

@@ -117,6 +117,11 @@ def configure_run(
     elif cfg.get('load_from'):
         check_checkpoint_file(cfg.load_from)
     if amp:
+        if cfg.get('strategy', {}).get('type') == 'DeepSpeedStrategy':
+            raise ValueError(
+                '--amp: DeepSpeed has mixed precision of its own. Leave --amp out and '
+                'set strategy.bf16=dict(enabled=True) in the config.'
+            )
         if get_device() == 'cpu':
             raise ValueError(
                 '--amp: MMEngine has mixed precision for accelerators only, and '

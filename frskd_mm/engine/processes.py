@@ -1,7 +1,5 @@
 """Several training processes on machines without an accelerator."""
 
-from typing import Any, Dict
-
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
@@ -22,21 +20,15 @@ def join_cpu_processes(cfg: Config) -> None:
         return
     if not is_distributed():
         distributed.init_process_group('gloo')
+    # What MMEngine takes where no wrapper is configured, without the device.
+    wrapper = dict(
+        type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None
+    )
     if 'runner_type' not in cfg:
-        _stay_on_cpu(cfg, 'model_wrapper_cfg', cfg.get('find_unused_parameters', False))
-    elif cfg.strategy.type in ('DDPStrategy', 'FSDPStrategy'):
-        _stay_on_cpu(cfg.strategy, 'model_wrapper')
-
-
-def _stay_on_cpu(cfg: Dict[str, Any], key: str, find_unused: bool = False) -> None:
-    wrapper = cfg.setdefault(key, {}) or {}
-    if cfg.get('type') == 'FSDPStrategy':
-        wrapper.setdefault('type', 'MMFullyShardedDataParallel')
-        wrapper['device_id'] = None
-    else:
-        # What the runner takes where no wrapper is configured.
-        wrapper.setdefault('type', 'MMDistributedDataParallel')
-        wrapper.setdefault('broadcast_buffers', False)
-        wrapper.setdefault('find_unused_parameters', find_unused)
-        wrapper['device_ids'] = None
-    cfg[key] = wrapper
+        wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
+        cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {})}
+        return
+    strategy = cfg.get('strategy') or dict(type='DDPStrategy')
+    if strategy['type'] == 'DDPStrategy':
+        given = strategy.get('model_wrapper') or {}
+        cfg.strategy = {**strategy, 'model_wrapper': {**wrapper, **given}}

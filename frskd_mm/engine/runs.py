@@ -18,7 +18,16 @@ from .processes import join_cpu_processes
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that the config asks for."""
+    """Build the runner that the config asks for.
+
+    Raises:
+        ValueError: If the strategy would train distilled models wrongly.
+    """
+    if (cfg.get('strategy') or {}).get('type') == 'FSDPStrategy':
+        raise ValueError(
+            "MMEngine's FSDPStrategy computes the self-teacher's neck wrongly. Set "
+            "strategy.type='frskd_mm.FSDPStrategy' in the config."
+        )
     join_cpu_processes(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
