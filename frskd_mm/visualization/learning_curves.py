@@ -2,7 +2,16 @@
 
 import json
 from itertools import cycle
-from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 
@@ -79,7 +88,7 @@ def _student_loss(line: Dict[str, float]) -> float:
 
 
 def draw_learning_curves(
-    runs: Dict[str, Sequence[Curves]],
+    runs: Mapping[str, Sequence[Curves]],
     metric_label: str,
     title: str,
     path: str,
