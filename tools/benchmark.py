@@ -91,6 +91,11 @@ def parse_args() -> argparse.Namespace:
         help="also train with the configs' own data loaders, to see if they keep up",
     )
     parser.add_argument(
+        '--profile',
+        action='store_true',
+        help='also show in which operators the time is spent',
+    )
+    parser.add_argument(
         '--inference',
         action='store_true',
         help='also compare the exported student with the plain one',
@@ -158,7 +163,9 @@ def run(args: argparse.Namespace) -> Tuple[Optional[str], List[Dict[str, Any]]]:
         point_arms = configure_arms(point_arms, workload.image_size, **options)
         times = (workload, args.steps, args.warmup)
         found = dict(value=value, **workload._asdict())
-        found['arms'] = measure(point_arms, *times, with_data=args.data)
+        found['arms'] = measure(
+            point_arms, *times, with_data=args.data, with_operators=args.profile
+        )
         if args.inference:
             by_name = {arm.name: arm for arm in point_arms}
             found['inference'] = [

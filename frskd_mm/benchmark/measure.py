@@ -13,6 +13,7 @@ from frskd_mm.models.distilled import DISTILLER_PREFIX
 from .flops import count_flops, count_inference_macs
 from .loader import measure_loader
 from .memory import measure_memory
+from .operators import profile_operators
 from .plan import Arm
 from .rounds import Spread, paired_ratio, run_in_turns
 from .steps import TrainingStep, Workload
@@ -24,6 +25,7 @@ def measure(
     rounds: int,
     warmup: int,
     with_data: bool = False,
+    with_operators: bool = False,
 ) -> List[Dict[str, Any]]:
     """Measure arms under one workload.
 
@@ -33,6 +35,7 @@ def measure(
         rounds: Measured steps of each arm.
         warmup: Steps of each before them.
         with_data: Time the configs' own data loaders, too.
+        with_operators: Find out in which operators the time is spent, too.
 
     Returns:
         list[dict]: What was found, in the order of the arms, as for JSON.
@@ -72,6 +75,8 @@ def measure(
                 for other in arms
                 if other.foreign
             }
+        if with_operators:
+            result['operators'] = profile_operators(steps[arm.name], rounds)
         if with_data and arm.cfg:
             result['loader'] = measure_loader(
                 arm.cfg, own_steps[arm.name], workload.batch_size, rounds

@@ -30,6 +30,11 @@ def report(measurements: Sequence[Dict[str, Any]]) -> str:
             rows = optional(found['arms'])
             if len(rows) > 1:
                 parts.append(markdown_table(rows))
+        parts += [
+            markdown_table(_operator_table(arm))
+            for arm in found['arms']
+            if 'operators' in arm
+        ]
         if found.get('inference'):
             parts.append(markdown_table(_inference_table(found['inference'])))
     return '\n\n'.join([*parts, LEGEND])
@@ -106,6 +111,15 @@ def _loader_table(arms: Sequence[Dict[str, Any]]) -> List[List[str]]:
             row += [str(found['workers']), _seconds(found['step'])]
             row += [_seconds(found['wait']), f'{100 * wait / (wait + step):.1f} %']
             rows.append(row)
+    return rows
+
+
+def _operator_table(arm: Dict[str, Any]) -> List[List[str]]:
+    rows = [[f'operators of {arm["name"]}', 'share of the time', 'calls']]
+    for found in arm['operators']:
+        rows.append(
+            [found['operator'], f'{100 * found["share"]:.1f} %', f'{found["calls"]:g}']
+        )
     return rows
 
 

@@ -29,6 +29,7 @@ from frskd_mm.benchmark.inference import are_identical, flatten
 from frskd_mm.benchmark.loader import measure_loader
 from frskd_mm.benchmark.measure import bound
 from frskd_mm.benchmark.memory import measure_memory
+from frskd_mm.benchmark.operators import REST, profile_operators
 from frskd_mm.benchmark.rounds import Spread, paired_ratio, run_in_turns
 from frskd_mm.benchmark.steps import PHASES, TrainingStep
 from frskd_mm.engine import load_config, wrap
@@ -346,6 +347,16 @@ def test_failure_in_the_other_process_is_told():
         measure_memory(arm, SMALL)
 
 
+def test_operators_share_the_whole_time():
+    layer, image = nn.Conv2d(8, 8, 3), torch.rand(2, 8, 32, 32)
+    rows = profile_operators(lambda: layer(image).relu().sum().backward(), rounds=2)
+    assert sum(row['share'] for row in rows) == pytest.approx(1)
+    calls = {row['operator']: row['calls'] for row in rows}
+    assert calls['aten::convolution_backward'] == 1
+    shares = [row['share'] for row in rows if row['operator'] != REST]
+    assert shares == sorted(shares, reverse=True)
+
+
 def test_loader_of_the_config_is_timed(arms):
     cfg = arms[1].cfg
     step = TrainingStep(cfg, SMALL, 10)
@@ -388,6 +399,7 @@ def test_tool_measures_and_writes(repo, tmp_path):
     command = [sys.executable, str(repo / 'tools/benchmark.py'), str(repo / FRSKD)]
     command += ['--image-size', '16', '16', '--steps', '2', '--warmup', '1']
     command += ['--threads', '1', '--against', 'theirs:build', '--inference']
+    command += ['--profile']
     command += ['--sweep', 'batch', '2', '--json', 'out.json', '--plot', 'out.png']
     done = subprocess.run(
         command,
@@ -417,6 +429,7 @@ def test_tool_measures_and_writes(repo, tmp_path):
     assert frskd['parameters_training'] > plain['parameters_training']
     assert set(frskd['against']) == {'theirs:build'}
     assert set(theirs['seconds']) == {'total'}
+    assert all(arm['operators'] for arm in (plain, frskd, theirs))
     assert all(arm['memory_mb']['peak'] > 0 for arm in (plain, frskd, theirs))
     assert measurement['inference'][0]['identical'] is True
     # The same tables and picture come from the file.
