@@ -36,6 +36,8 @@ class Case(NamedTuple):
         terms: Parts of the names of the distillation terms of each step.
         synchronised: Whether the host's own terms average their denominators
             over processes. Where not, only the terms named above are trained.
+        dtype: Of model and images. In float32 a near tie of a ReLU may be decided
+            otherwise in the second step, since sums run in another order.
     """
 
     student: dict
@@ -44,6 +46,7 @@ class Case(NamedTuple):
     views: int = 1
     terms: Tuple[Tuple[str, ...], ...] = ((*KD_AND_AT, 'self_teacher.'),) * 2
     synchronised: bool = True
+    dtype: torch.dtype = torch.float64
 
 
 class Step(NamedTuple):
@@ -124,6 +127,8 @@ def _detector(
         data['inputs'][len(boxes) // 2 :] *= 4.0
         return data
 
+    # mmdetection's anchors and boxes are float32.
+    kwargs['dtype'] = torch.float32
     return Case(student=student, distiller=distiller, batch=batch, **kwargs)
 
 
@@ -199,7 +204,7 @@ def build(case: Case) -> nn.Module:
             nn.init.uniform_(parameter, 0.5, 1.5)
         elif name.endswith(('fc.weight', 'cls.weight', 'conv_seg.weight')):
             nn.init.normal_(parameter, std=0.3)
-    return model.train()
+    return model.to(case.dtype).train()
 
 
 def share_of(batch: Dict[str, Any], rank: int, views: int) -> Dict[str, Any]:
@@ -223,7 +228,8 @@ def train(case: Case, model: nn.Module, batch: Dict[str, Any]) -> List[Step]:
     steps = []
     for step, terms in enumerate(case.terms):
         MessageHub.get_current_instance().update_info('iter', step)
-        losses = model(**batch, mode='loss')
+        inputs = batch['inputs'].to(case.dtype)
+        losses = model(inputs, batch['data_samples'], mode='loss')
         total, logs = parse_losses(losses)
         if not case.synchronised:
             kept = {name: value for name, value in losses.items() if name in terms}
