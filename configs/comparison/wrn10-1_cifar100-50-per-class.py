@@ -1,5 +1,5 @@
 # Plain WRN-10-1 on 50 training images a class, the whole test set: the student of
-# the comparison in docs/comparison_cifar100.md. Minutes on a CPU.
+# docs/comparisons/cifar100. Minutes on a CPU.
 _base_ = ['../_base_/cifar100_bs128.py', '../_base_/runtime_cls.py']
 model = dict(
     type='ImageClassifier',
