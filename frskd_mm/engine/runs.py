@@ -21,11 +21,11 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner that the config asks for.
 
     Raises:
-        ValueError: If the strategy would train distilled models wrongly.
+        ValueError: If the strategy could not go on with an interrupted run.
     """
     if (cfg.get('strategy') or {}).get('type') == 'FSDPStrategy':
         raise ValueError(
-            "MMEngine's FSDPStrategy computes the self-teacher's neck wrongly. Set "
+            "MMEngine's FSDPStrategy cannot --resume with this PyTorch. Set "
             "strategy.type='frskd_mm.FSDPStrategy' in the config."
         )
     join_cpu_processes(cfg)

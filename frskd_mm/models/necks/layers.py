@@ -39,17 +39,12 @@ class Pointwise(nn.Sequential):
     def __init__(
         self, in_channels: int, out_channels: int, norm_cfg: dict, act_cfg: dict
     ) -> None:
-        norm = build_norm_layer(norm_cfg, out_channels)[1]
         super().__init__(
             nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            norm,
+            build_norm_layer(norm_cfg, out_channels)[1],
             build_inplace_activation(act_cfg),
         )
-        affine = {name for name, _ in norm.named_parameters()}
-        self.scales_norm = act_cfg['type'] in HOMOGENEOUS and affine == {
-            'weight',
-            'bias',
-        }
+        self.homogeneous = act_cfg['type'] in HOMOGENEOUS
 
     def forward(self, feat: Tensor, scale: Optional[Tensor] = None) -> Tensor:
         """Map (N, C, H, W) to (N, C', H, W).
@@ -58,14 +53,18 @@ class Pointwise(nn.Sequential):
             feat: The input.
             scale: Factor on the output, not negative: a number or one a
                 channel, (C', ). It moves through the activation into the norm's
-                weight and bias, so that no map is multiplied.
+                weight and bias, so that no map is multiplied, unless another
+                activation or norm, or one whose parameters FSDP holds, forbids it.
         """
         if scale is None:
             return super().forward(feat)
-        if not self.scales_norm:
-            return scale.reshape(-1, 1, 1) * super().forward(feat)
         conv, norm, activate = self
         affine = {name: scale * value for name, value in norm.named_parameters()}
+        # FSDP keeps parameters on the instance, where functional_call does not
+        # replace them.
+        fixed = 'weight' in norm.__dict__ or affine.keys() != {'weight', 'bias'}
+        if fixed or not self.homogeneous:
+            return scale.reshape(-1, 1, 1) * super().forward(feat)
         return activate(functional_call(norm, affine, conv(feat)))
 
 
