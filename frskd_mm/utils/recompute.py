@@ -33,14 +33,12 @@ def recompute(module: nn.Module, function: Callable, *args: Any) -> Any:
 @contextmanager
 def keep_statistics(module: nn.Module) -> Iterator[None]:
     """Leave the running statistics of all norms as they are."""
-    norms = [norm for norm in module.modules() if isinstance(norm, _NormBase)]
-    before = [
-        (norm, norm.momentum, counter, counter.clone())
-        for norm, counter in zip(norms, (norm.num_batches_tracked for norm in norms))
-        if counter is not None
-    ]
-    for norm, *_ in before:
-        norm.momentum = 0.0
+    before = []
+    for norm in module.modules():
+        if isinstance(norm, _NormBase) and norm.num_batches_tracked is not None:
+            counter = norm.num_batches_tracked
+            before.append((norm, norm.momentum, counter, counter.clone()))
+            norm.momentum = 0.0
     try:
         yield
     finally:
