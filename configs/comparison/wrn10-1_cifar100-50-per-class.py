@@ -1,16 +1,13 @@
 # Plain WRN-10-1 on 50 training images a class, the whole test set: the student of
 # docs/comparisons/cifar100. Minutes on a CPU.
-_base_ = ['../_base_/cifar100_bs128.py', '../_base_/runtime_cls.py']
+_base_ = [
+    '../_base_/wrn16-2.py',
+    '../_base_/cifar100_bs128.py',
+    '../_base_/runtime_cls.py',
+]
 model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='frskd_mm.WideResNet', depth=10, widen_factor=1),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=100,
-        in_channels=64,
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-    ),
+    backbone=dict(depth=10, widen_factor=1),
+    head=dict(in_channels=64),
 )
 train_dataloader = dict(batch_size=64, num_workers=0, dataset=dict(num_per_class=50))
 val_dataloader = dict(num_workers=0)

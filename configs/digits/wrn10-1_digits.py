@@ -1,15 +1,12 @@
 # Plain WRN-10-1 on the embedded digits: seconds on a CPU, no download.
-_base_ = ['../_base_/digits_cls.py', '../_base_/runtime_cls.py']
+_base_ = [
+    '../_base_/wrn16-2.py',
+    '../_base_/digits_cls.py',
+    '../_base_/runtime_cls.py',
+]
 model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='frskd_mm.WideResNet', depth=10, widen_factor=1),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=10,
-        in_channels=64,
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-    ),
+    backbone=dict(depth=10, widen_factor=1),
+    head=dict(num_classes=10, in_channels=64),
 )
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
