@@ -13,9 +13,8 @@ from mmengine.runner import save_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
-from frskd_mm.compare.run import count_parameters
 from frskd_mm.engine.export import export_student
-from frskd_mm.utils.model import build_model
+from frskd_mm.utils.model import build_model, count_parameters
 
 from .plan import Arm
 from .rounds import Spread, paired_ratio, run_in_turns

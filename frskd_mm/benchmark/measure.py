@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 import frskd_mm
-from frskd_mm.compare.run import count_parameters
 from frskd_mm.models.distilled import DISTILLER_PREFIX
+from frskd_mm.utils.model import count_parameters
 
 from .flops import count_flops, count_inference_macs
 from .loader import measure_loader

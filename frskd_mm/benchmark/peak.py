@@ -69,7 +69,7 @@ def find_function(name: str) -> Callable:
     return function
 
 
-def _resident_peak() -> int:
+def resident_peak() -> int:
     """Return the process's peak resident memory in bytes."""
     # Not getrusage: on Linux its peak begins with that of the process that
     # started this one, which may hold all arms.
@@ -105,10 +105,10 @@ def measure_peak(step: Callable[[], Any]) -> Dict[str, float]:
         before = torch.cuda.memory_allocated()
     else:
         _restart_peak()
-        before = _resident_peak()
+        before = resident_peak()
     for _ in range(NUM_STEPS):
         step()
-    peak = torch.cuda.max_memory_allocated() if on_gpu else _resident_peak()
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resident_peak()
     return dict(peak=peak / 2**20, step=(peak - before) / 2**20)
 
 

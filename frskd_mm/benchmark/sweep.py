@@ -5,7 +5,7 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from mmengine.config import Config
 
-from frskd_mm.compare.report import markdown_table
+from frskd_mm.utils.tables import markdown_table
 from frskd_mm.visualization.figure import new_figure
 from frskd_mm.visualization.learning_curves import COLOURS
 

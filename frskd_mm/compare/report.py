@@ -11,18 +11,13 @@ from mmengine.config import Config
 
 from frskd_mm.engine.wrap import PLAIN
 from frskd_mm.evaluation.calibration import Predictions
+from frskd_mm.utils.model import build_model, count_parameters
+from frskd_mm.utils.tables import markdown_table
 from frskd_mm.visualization.learning_curves import draw_learning_curves, read_curves
 from frskd_mm.visualization.reliability import draw_reliability
 
 from .grid import RECIPE, Run
-from .run import (
-    CALIBRATION,
-    PREDICTIONS,
-    RESULT,
-    SCALARS,
-    build_model,
-    count_parameters,
-)
+from .run import CALIBRATION, PREDICTIONS, RESULT, SCALARS
 from .statistics import mean_std, paired_interval
 
 
@@ -281,17 +276,6 @@ def _pictures(results: Dict[Run, dict], quality: Column, out: str) -> List[Secti
         text = 'Accuracy by confidence, the test predictions of all seeds together.'
         sections.append(Section('Reliability', text=text, picture=RELIABILITY))
     return sections
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows, the header first, as a Markdown table."""
-    widths = [max(map(len, cells)) for cells in zip(*rows)]
-    lines = [
-        '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |'
-        for row in rows
-    ]
-    lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
-    return '\n'.join(lines)
 
 
 def _markdown(title: str, sections: Sequence[Section]) -> str:

@@ -3,7 +3,6 @@
 import json
 import os
 import os.path as osp
-import resource
 import sys
 import time
 from glob import glob
@@ -15,15 +14,15 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
-from torch import nn
 
 import frskd_mm
+from frskd_mm.benchmark.peak import resident_peak
 from frskd_mm.engine.config import configure_run
 from frskd_mm.engine.export import export_student
 from frskd_mm.engine.runs import build_runner
 from frskd_mm.models.distilled import Distilled
 from frskd_mm.utils.environment import require_cuda_ops
-from frskd_mm.utils.model import build_model, unwrap
+from frskd_mm.utils.model import build_model, count_parameters, unwrap
 
 CONFIG, RESULT, LOG, PROGRESS = 'config.py', 'result.json', 'log.txt', 'progress.txt'
 PREDICTIONS, SCALARS, WORK_DIR = 'predictions.npz', 'scalars.json', 'work_dir'
@@ -81,11 +80,6 @@ def is_classification(cfg: Config) -> bool:
 def _evaluators(cfg: Config) -> list:
     given = cfg.test_evaluator
     return list(given) if isinstance(given, (list, tuple)) else [given]
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of weights, frozen ones included."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def execute(folder: str, parent: int) -> None:
@@ -151,8 +145,7 @@ def _peak_memory() -> int:
     """Return bytes: of tensors on a GPU, else of the whole process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == 'darwin' else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resident_peak()
 
 
 def merge_scalars(folder: str) -> None:

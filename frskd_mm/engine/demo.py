@@ -9,8 +9,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from frskd_mm.compare.report import markdown_table
 from frskd_mm.compare.statistics import mean_std
+from frskd_mm.utils.tables import markdown_table
 from frskd_mm.visualization.attention_maps import attention_maps, draw_attention_maps
 from frskd_mm.visualization.learning_curves import (
     Curves,

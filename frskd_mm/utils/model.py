@@ -6,6 +6,7 @@ from typing import Optional
 from mmengine.config import Config
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
 
 def build_model(cfg: Config, model: Optional[dict] = None) -> BaseModel:
@@ -26,3 +27,8 @@ def build_model(cfg: Config, model: Optional[dict] = None) -> BaseModel:
 def unwrap(model: BaseModel) -> BaseModel:
     """Return the model inside a wrapper such as DistributedDataParallel."""
     return model.module if is_model_wrapper(model) else model
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of weights, frozen ones included."""
+    return sum(parameter.numel() for parameter in model.parameters())
