@@ -51,9 +51,9 @@ LEGEND = (
     'Mean ± standard deviation over n seeds, of the weights after the last iteration; '
     'no epoch is picked by the test set. Difference: to the plain student (`none`) of '
     "the same seed, with the 95 % interval of Student's t for n paired seeds. ECE: 15 "
-    'bins. Step time: median time of a training step, relative to the plain student '
-    'of the same seed. Memory: peak of the process, or of tensors on a GPU. Added '
-    "parameters: beside the plain student's, while training and in the exported "
+    'bins. Step time: median time of a training step. Memory: peak of the process, '
+    'or of tensors on a GPU. Both relative to the plain student of the same seed. '
+    "Added parameters: beside the plain student's, while training and in the exported "
     'student. –: the evaluator gave none for some seed, as for a detector without '
     'detections.'
 )
@@ -184,7 +184,7 @@ def _table(
     others = [column for column in OTHERS if column.metric in names]
     header = ['method', 'n', quality.label, 'difference [95 % interval]']
     header += [column.label for column in others]
-    header += ['step time', 'memory (MB)', 'added in training', 'added in use']
+    header += ['step time', 'memory', 'added in training', 'added in use']
     baseline = by_method.get(PLAIN, {})
     rows = [header]
     for method in dict.fromkeys(run.method for run in runs):
@@ -197,10 +197,10 @@ def _table(
         row = [method, str(len(seeds)), _mean_of(seeds, quality)]
         row.append('–' if is_plain else _difference(pairs, quality))
         row += [_mean_of(seeds, column) for column in others]
-        ratios = [own['step_seconds'] / plain['step_seconds'] for own, plain in pairs]
-        row.append(f'×{np.mean(ratios):.2f}' if pairs else '–')
+        row.append(_ratio(pairs, 'step_seconds'))
+        megabytes = np.mean([run['peak_memory_mb'] for run in seeds.values()])
+        row.append(f'{_ratio(pairs, "peak_memory_mb")} ({megabytes:.0f} MB)')
         some = next(iter(seeds.values()))
-        row.append(f'{np.mean([r["peak_memory_mb"] for r in seeds.values()]):.0f}')
         row += [
             f'{some[key] - parameters:,}'
             for key in ('parameters_training', 'parameters_inference')
@@ -230,6 +230,13 @@ def _difference(pairs: Sequence[Tuple[dict, dict]], column: Column) -> str:
     if len(pairs) < 2:
         return f'{mean:+.2f} (n=1: no interval)'
     return f'{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}] (n={len(pairs)})'
+
+
+def _ratio(pairs: Sequence[Tuple[dict, dict]], key: str) -> str:
+    """Return the mean of a cost over that of the plain student."""
+    if not pairs:
+        return '–'
+    return f'×{np.mean([own[key] / plain[key] for own, plain in pairs]):.2f}'
 
 
 def _environments(results: Dict[Run, dict]) -> List[List[str]]:

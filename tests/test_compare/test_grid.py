@@ -135,6 +135,10 @@ def test_report_has_every_part(grid, failed, out):
     assert frskd['difference [95 % interval]'].endswith('(n=2)')
     assert none['difference [95 % interval]'] == '–'
     assert (none['step time'], none['added in training']) == ('×1.00', '0')
+    assert re.fullmatch(r'×1\.00 \(\d+ MB\)', none['memory'])
+    memory = [r['peak_memory_mb'] for r in results]
+    ratio = (memory[1] / memory[0] + memory[3] / memory[2]) / 2
+    assert frskd['memory'].startswith(f'×{ratio:.2f} (')
     assert int(frskd['added in training'].replace(',', '')) > 0
     assert none['added in use'] == frskd['added in use'] == '0'
     assert kd['n'] == '0'
