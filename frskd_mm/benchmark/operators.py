@@ -1,8 +1,10 @@
 """Where the time of a training step goes, by operator."""
 
+from operator import attrgetter
 from typing import Any, Callable, Dict, List
 
 import torch
+from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile
 
 NUM_OPERATORS = 12
@@ -30,10 +32,8 @@ def profile_operators(step: Callable[[], Any], rounds: int) -> List[Dict[str, An
     with profile(activities=activities) as profiler:
         for _ in range(rounds):
             step()
-    times = [
-        (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event)
-        for event in profiler.key_averages()
-    ]
+    own_time = _kernel_time if on_gpu else attrgetter('self_cpu_time_total')
+    times = [(own_time(event), event) for event in profiler.key_averages()]
     total = sum(time for time, _ in times)
     times.sort(key=lambda pair: pair[0], reverse=True)
     rows = [
@@ -46,3 +46,9 @@ def profile_operators(step: Callable[[], Any], rounds: int) -> List[Dict[str, An
         calls = sum(event.count for _, event in rest) / rounds
         rows.append(dict(operator=REST, share=share, calls=calls))
     return rows
+
+
+def _kernel_time(event: FunctionEventAvg) -> float:
+    name = 'self_device_time_total'
+    # Its name before PyTorch 2.4.
+    return getattr(event, name if hasattr(event, name) else 'self_cuda_time_total')
