@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from frskd_mm.compare.grid import find_differences
-from frskd_mm.engine import method_names, wrap
+from frskd_mm.engine import method_names, student_config, wrap
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 #: Left over from the bases of a written config; the runner does not read them.
@@ -15,6 +15,8 @@ VARIABLES = {'distiller', 'student', 'teacher', 'dataset_wrapper'}
 ADDED = {'custom_imports'}
 #: The flag leaves the teacher to the user, the config names one.
 DELIBERATE = {'kd': {'model.distiller.teacher', 'model.distiller.checkpoint'}}
+#: What methods change in the student itself: its levels, and Mixup or CutMix.
+OF_STUDENT = {'model.backbone.out_indices', 'model.train_cfg'}
 
 
 def written_config(method, student):
@@ -36,6 +38,19 @@ def test_the_flag_and_the_config_train_alike(method, student):
     )
     keys = {line.partition(':')[0] for line in differences}
     assert keys == DELIBERATE.get(method, set()), '\n'.join(differences)
+
+
+@pytest.mark.parametrize('form', ['flag', 'config'])
+@pytest.mark.parametrize('method', sorted({*method_names('cls')} - {'label-smoothing'}))
+def test_the_plain_student_has_the_plain_recipe(method, form):
+    plain = Config.fromfile(CONFIGS / 'resnet18_cifar100.py')
+    if form == 'flag':
+        distilled = wrap(plain, method)
+    else:
+        distilled = Config.fromfile(written_config(method, 'resnet18'))
+    differences = find_differences(plain.to_dict(), student_config(distilled).to_dict())
+    keys = {line.partition(':')[0] for line in differences}
+    assert keys <= OF_STUDENT, '\n'.join(differences)
 
 
 def test_methods_were_found():

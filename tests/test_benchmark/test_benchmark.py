@@ -199,6 +199,8 @@ def test_pairs_get_their_partners(read):
     assert len(labels) == 4
     assert labels[:2] == labels[2:]
     assert TrainingStep(cfg, SMALL, 10)()['total'] > 0
+    plain, _ = configure_arms(plan_arms([cfg]), SMALL.image_size)
+    assert len(random_batch(plain.cfg, *SMALL, num_classes=10)['inputs']) == 2
 
 
 @pytest.mark.parametrize('task', TASKS)

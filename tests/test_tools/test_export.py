@@ -127,6 +127,27 @@ def test_plain_config_and_own_output_are_refused(trained, tmp_path):
         export_student(read_config(tmp_path), trained[1], trained[1])
 
 
+def test_plain_config_is_free_of_what_needs_the_distiller(tmp_path):
+    cfg = read_config(tmp_path)
+    hooks, dataset = list(cfg.custom_hooks), cfg.train_dataloader.dataset
+    cfg.custom_hooks = [*hooks, dict(type='frskd_mm.AggregatedPredictionHook')]
+    cfg.train_dataloader.collate_fn = dict(
+        type='frskd_mm.collate_pairs', collate='pseudo_collate'
+    )
+    pairs = dict(type='frskd_mm.PairDataset', partner='same_image', dataset=dataset)
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=pairs)
+    cfg.custom_imports = dict(imports=['json', 'frskd_mm'], allow_failed_imports=True)
+    plain = student_config(cfg)
+    assert plain.custom_hooks == hooks
+    assert plain.train_dataloader.collate_fn == dict(type='pseudo_collate')
+    assert plain.train_dataloader.dataset == dict(
+        type='RepeatDataset', times=2, dataset=dataset
+    )
+    assert plain.custom_imports == dict(imports=['json'], allow_failed_imports=True)
+    loader = Runner.build_dataloader(plain.train_dataloader, seed=0)
+    assert len(next(iter(loader))['inputs']) == cfg.train_dataloader.batch_size
+
+
 def test_command_lines(exported, trained, tmp_path):
     def run(*arguments):
         return subprocess.run(
