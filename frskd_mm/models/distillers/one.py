@@ -2,12 +2,13 @@
 
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
-from mmengine.model import BaseModel, BaseModule, ModuleList
+from mmengine.model import BaseModel, BaseModule, ModuleList, Sequential
 from torch import Tensor, nn
 
 from frskd_mm.models.tasks.base import as_levels
@@ -18,43 +19,68 @@ from frskd_mm.utils.recorder import Replayer
 from .base import BaseDistiller, StudentLoss, name_student_loss, with_prefix
 
 
-def find_last_stage(backbone: nn.Module, image: Tensor) -> str:
-    """Return the name of the module that makes a backbone's last map.
+def find_last_stage(backbone: nn.Module, image: Tensor) -> Tuple[str, List[nn.Module]]:
+    """Find the modules that make a backbone's last map.
 
-    It is the outermost one whose output is the map, if need be after a ReLU.
+    The last stage is the outermost module that turns one map into the last one
+    and holds a convolution or linear layer. A norm, a pooling or a ReLU may lie
+    between the two.
 
     Args:
         backbone: Any backbone; left as it was.
         image: (1, 3, H, W), not constant.
 
+    Returns:
+        tuple: The last stage's name, and the modules that lead from its input to
+        the last map, the last stage first.
+
     Raises:
-        ValueError: If no module of the backbone gives its last map.
+        ValueError: If the backbone has no such stage.
     """
-    outputs: Dict[str, Any] = {}
+    inputs: Dict[nn.Module, Tensor] = {}
+    calls: List[Tuple[str, nn.Module, Tensor, Tensor]] = []
 
-    def keep(name: str) -> Any:
-        return lambda module, args, output: outputs.setdefault(name, output)
+    # Maps are copied, since what follows may overwrite them.
+    def enter(module: nn.Module, args: tuple) -> None:
+        if len(args) == 1 and isinstance(args[0], Tensor):
+            inputs[module] = args[0].clone()
 
-    names = [(name, module) for name, module in backbone.named_modules() if name]
-    hooks = [module.register_forward_hook(keep(name)) for name, module in names]
+    def leave(name: str, module: nn.Module, args: tuple, output: Any) -> None:
+        before = inputs.pop(module, None)
+        if before is not None and isinstance(output, Tensor):
+            calls.append((name, module, before, output.clone()))
+
+    hooks = []
+    for name, module in backbone.named_modules():
+        if name:
+            hooks.append(module.register_forward_pre_hook(enter))
+            hooks.append(module.register_forward_hook(partial(leave, name)))
     modes = {module: module.training for module in backbone.modules()}
     try:
         with torch.no_grad(), isolated_rng():
             backbone.eval()
-            last = F.relu(as_levels(backbone(image))[-1])
+            target = as_levels(backbone(image))[-1]
     finally:
         for hook in hooks:
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
-    for name, _ in names:
-        output = outputs.get(name)
-        if isinstance(output, Tensor) and output.shape == last.shape:
-            if torch.equal(F.relu(output), last):
-                return name
+    modules: List[nn.Module] = []
+    # From the last call to the first, in which a module comes before its parts.
+    for name, module, before, after in reversed(calls):
+        if torch.equal(after, target):
+            modules.insert(0, module)
+        elif torch.equal(F.relu(after), target):
+            modules[:0] = [module, nn.ReLU()]
+        else:
+            continue
+        if any(param.dim() > 1 for param in module.parameters()):  # not just norms
+            return name, modules
+        target = before
     raise ValueError(
-        f'No module of {type(backbone).__name__} gives its last map, so ONE cannot '
-        'branch there. Use a backbone with stages, such as a ResNet.'
+        f'ONE cannot branch {type(backbone).__name__}: no module of it turns one map '
+        'into its last one by a convolution or linear layer. Use a backbone with such '
+        "a last stage, for example student.backbone=dict(type='ResNet', depth=50)."
     )
 
 
@@ -62,21 +88,21 @@ class StageBranch(BaseModule):
     """A second last stage of the student, and what follows it.
 
     Args:
-        stage (nn.Module): The student's last stage; copied and initialised
-            anew, not kept.
+        stage (list[nn.Module]): The student's last stage and what leads from it
+            to the last map; copied and initialised anew, not kept.
         twin_cfg (ConfigDict): Config of what follows the backbone.
         init_cfg (dict | list[dict], optional): The backbone's init_cfg.
     """
 
     def __init__(
         self,
-        stage: nn.Module,
+        stage: List[nn.Module],
         twin_cfg: ConfigDict,
         init_cfg: Union[dict, List[dict], None],
     ) -> None:
         init_cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
         super().__init__([cfg for cfg in init_cfgs if cfg['type'] != 'Pretrained'])
-        self.stage = deepcopy(stage)
+        self.stage = Sequential(*deepcopy(stage))
         for module in self.stage.modules():
             reset = getattr(module, 'reset_parameters', None)
             if reset is not None:
@@ -84,13 +110,12 @@ class StageBranch(BaseModule):
         self.twin = MODELS.build(twin_cfg)
 
     def forward(self, shared: Tensor) -> Tensor:
-        """Map the last stage's input (N, C, h, w) to its output (N, C', H, W)."""
-        # Where the stage ends with a ReLU, a second one changes nothing.
-        return F.relu(self.stage(shared))
+        """Map the last stage's input (N, C, h, w) to a last map (N, C', H, W)."""
+        return self.stage(shared)
 
 
 class Gate(BaseModule):
-    """Weigh the branches by the image: pooling, linear, BN, ReLU, softmax.
+    """Weigh the branches by the image: ReLU, pooling, linear, BN, ReLU, softmax.
 
     Args:
         in_channels (int): Channels of the shared map.
@@ -163,20 +188,20 @@ class ONE(BaseDistiller):
         if num_branches < 2:
             raise ValueError(f'num_branches of ONE must be >= 2, got {num_branches}.')
         height, width = input_size or self.task.input_size
-        image = torch.randn(1, 3, height, width)
-        self.stage_name = find_last_stage(student.backbone, image)
         self.soft_label = MODELS.build(soft_label)
         self.weight_schedule = MODELS.build(
             {'type': 'frskd_mm.WeightSchedule', **(weight_schedule or {})}
         )
         shapes = self.task.feature_shapes(student, 'backbone', input_size)
         channels = [channels for channels, *_ in shapes]
+        image = torch.randn(1, 3, height, width)
+        self.stage_name, stage = find_last_stage(student.backbone, image)
         with self._record_shared(student) as shared:
             self.task.feature_shapes(student, 'backbone', input_size)
-        self.gate = Gate(shared[0].shape[1], num_branches)
+        self.gate = Gate(shared[-1].shape[1], num_branches)
         self.branches = ModuleList(
             StageBranch(
-                stage=student.backbone.get_submodule(self.stage_name),
+                stage=stage,
                 twin_cfg=self.task.twin_cfg(
                     student_cfg, 'backbone', channels, channels
                 ),
@@ -197,7 +222,7 @@ class ONE(BaseDistiller):
             student
         ) as inputs_of_stage:
             losses = name_student_loss(student_loss(inputs, data_samples))
-        feats, shared = as_levels(outputs.last('feats')), inputs_of_stage[0]
+        feats, shared = as_levels(outputs.last('feats')), inputs_of_stage[-1]
 
         logits = [outputs.last('logits')]
         for index, branch in enumerate(self.branches, start=2):

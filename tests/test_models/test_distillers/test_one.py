@@ -1,6 +1,7 @@
 """ONE: its terms against the equations, and whom they train."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import reference
@@ -13,9 +14,9 @@ from distiller_checks import (
 )
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
+from torch.nn import Sequential
 from toys import toy_batch
 
-from frskd_mm.models.backbones import WideResNet
 from frskd_mm.models.distillers.one import find_last_stage
 
 PARTS = {
@@ -96,7 +97,7 @@ def test_branches_start_differently_and_like_the_backbone():
     model = toy_model(one_cfg())
     stages = [
         model.backbone.layer4,
-        *(branch.stage for branch in model.distiller.branches),
+        *(branch.stage[0] for branch in model.distiller.branches),
     ]
     weights = [stage[0].conv2.weight for stage in stages]
     assert not torch.equal(weights[1], weights[2])
@@ -108,7 +109,7 @@ def test_branches_start_differently_and_like_the_backbone():
 
 def test_branches_of_a_backbone_without_init_cfg_start_differently():
     model = toy_model(one_cfg(), init_cfg=[])
-    first, second = (branch.stage[0].conv2 for branch in model.distiller.branches)
+    first, second = (branch.stage[0][0].conv2 for branch in model.distiller.branches)
     assert not torch.equal(first.weight, second.weight)
 
 
@@ -130,32 +131,77 @@ def test_ramp_up(epoch):
     torch.testing.assert_close(value, ramp * full)
 
 
-def test_the_last_stage_is_found():
-    resnet = toy_model(one_cfg()).backbone
-    image = torch.randn(1, 3, 16, 16)
-    assert find_last_stage(resnet, image) == 'layer4'
-    assert find_last_stage(WideResNet(depth=10, widen_factor=1), image) == 'groups.2'
-    assert resnet.training
-    assert not resnet._forward_hooks
+WIDE_RESNET = dict(type='frskd_mm.WideResNet', depth=10, widen_factor=1)
+CONV_NEXT = dict(type='ConvNeXt', arch='atto', gap_before_final_norm=False)
+#: Backbone -> its config, its channels, its last stage and what follows that.
+BACKBONES = {
+    'plain blocks': (dict(type='ResNet', depth=18), 512, ['layer4']),
+    # Bottlenecks call one ReLU several times.
+    'bottlenecks': (dict(type='ResNet', depth=50), 2048, ['layer4']),
+    'grouped': (dict(type='ResNeXt', depth=50), 2048, ['layer4']),
+    'regnet': (dict(type='RegNet', arch='regnetx_400mf'), 384, ['layer4']),
+    'ends before its relu': (WIDE_RESNET, 64, ['groups.2', 'ReLU']),
+    'ends without a relu': (dict(type='EfficientNet', arch='b0'), 1280, ['layers.6']),
+    'followed by a norm': (CONV_NEXT, 320, ['stages.3', 'norm3']),
+    'followed by a norm and a relu': (
+        dict(type='DenseNet', arch='121'),
+        1024,
+        ['stages.3', 'transitions.3'],
+    ),
+}
 
 
-def test_a_stage_that_ends_before_its_relu():
-    """WideResNet's groups hand on pre-ReLU maps; heads read them behind it."""
+def build_on(backbone, channels):
     student = dict(
         type='mmpretrain.ImageClassifier',
-        backbone=dict(type='frskd_mm.WideResNet', depth=10, widen_factor=1),
+        backbone=backbone,
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=channels),
     )
-    model = MODELS.build(
-        dict(type='frskd_mm.Distilled', student=student, distiller=one_cfg())
+    distiller = one_cfg(num_branches=2)
+    return MODELS.build(
+        dict(type='frskd_mm.Distilled', student=student, distiller=distiller)
     )
-    model.init_weights()
+
+
+@pytest.mark.parametrize('kind', BACKBONES)
+def test_a_branch_is_the_students_last_stage_and_what_follows(kind):
+    """With the student's weights, it gives the student's loss."""
+    backbone, channels, names = BACKBONES[kind]
+    model = build_on(backbone, channels)
+    name, modules = find_last_stage(model.backbone, torch.randn(1, 3, 32, 32))
+    of_backbone = {module: name for name, module in model.backbone.named_modules()}
+    assert name == names[0]
+    assert names == [of_backbone.get(m, type(m).__name__) for m in modules]
+
     branch = model.distiller.branches[0]
-    branch.stage.load_state_dict(model.backbone.groups[2].state_dict())
+    branch.stage.load_state_dict(Sequential(*modules).state_dict())
     branch.twin.head.load_state_dict(model.head.state_dict())
-    losses = model(**toy_batch(), mode='loss')
+    losses = model(**toy_batch(height=32, width=32), mode='loss')
     torch.testing.assert_close(losses['branch_2.loss'], losses['student.loss'])
+
+
+def test_the_search_leaves_the_backbone_as_it_was():
+    backbone = toy_model(one_cfg()).backbone
+    before = deepcopy(backbone.state_dict())
+    find_last_stage(backbone, torch.randn(1, 3, 16, 16))
+    assert all(module.training for module in backbone.modules())
+    for module in backbone.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_backbones_without_a_last_stage():
+    """HRNet's last stage gives several maps at once."""
+    with pytest.raises(ValueError, match='ONE cannot branch HRNet'):
+        build_on(dict(type='HRNet', arch='w18'), 144)
+
+
+def test_backbones_that_give_vectors():
+    with pytest.raises(ValueError, match='Set gap_before_final_norm=False'):
+        build_on(dict(type='ConvNeXt', arch='atto'), 320)
 
 
 def test_wrong_arguments():
