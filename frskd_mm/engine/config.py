@@ -114,8 +114,6 @@ def configure_run(
     elif resume is not None:
         check_checkpoint_file(resume)
         cfg.resume, cfg.load_from = True, resume
-    elif cfg.get('load_from'):
-        check_checkpoint_file(cfg.load_from)
     if amp:
         if cfg.get('strategy', {}).get('type') == 'DeepSpeedStrategy':
             raise ValueError(

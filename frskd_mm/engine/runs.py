@@ -21,8 +21,12 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner that the config asks for.
 
     Raises:
-        ValueError: If the strategy could not go on with an interrupted run.
+        ValueError: If the strategy could not go on with an interrupted run, or
+            ``load_from`` is not a complete checkpoint.
+        FileNotFoundError: If ``load_from`` does not exist.
     """
+    if cfg.get('load_from'):
+        check_checkpoint_file(cfg.load_from)
     if (cfg.get('strategy') or {}).get('type') == 'FSDPStrategy':
         raise ValueError(
             "MMEngine's FSDPStrategy cannot --resume with this PyTorch. Set "
@@ -75,7 +79,6 @@ def evaluate(
         ValueError: If the self-teacher is wanted but there is none.
     """
     require_cuda_ops()
-    check_checkpoint_file(checkpoint)
     cfg.load_from, cfg.resume = checkpoint, False
     runner = build_runner(cfg)
     context: ContextManager[None] = nullcontext()

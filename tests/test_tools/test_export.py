@@ -16,6 +16,7 @@ from frskd_mm.engine import (
     export_student,
     load_config,
     student_config,
+    train,
 )
 
 REPO = Path(__file__).resolve().parents[2]
@@ -92,6 +93,14 @@ def test_accuracy_is_the_same_before_and_after_export(exported, trained, tmp_pat
     teacher = evaluate(read_config(tmp_path / 'c'), trained[1], self_teacher=True)
     assert teacher.keys() == student.keys()
     assert 0 <= teacher['accuracy/top1'] <= 100
+
+
+def test_testing_needs_no_weights_to_start_from(trained, tmp_path):
+    cfg = read_config(tmp_path, load_from='absent.pth')
+    assert 'accuracy/top1' in evaluate(cfg, trained[1])
+    cfg = read_config(tmp_path, load_from='absent.pth')
+    with pytest.raises(FileNotFoundError, match=r'no checkpoint absent\.pth'):
+        train(cfg)
 
 
 def test_self_teacher_of_an_exported_student_is_refused(exported, tmp_path):
