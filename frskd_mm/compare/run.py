@@ -89,9 +89,9 @@ def execute(folder: str, parent: int) -> None:
         folder: Has the run's ``config.py``; gets ``result.json`` at the end.
         parent: Process that runs the grid.
     """
-    require_cuda_ops()
     work_dir = osp.join(folder, WORK_DIR)
     cfg = Config.fromfile(osp.join(folder, CONFIG))
+    require_cuda_ops(cfg.get('default_scope'))
     # A first start must keep the config's own load_from.
     resume = 'auto' if find_latest_checkpoint(work_dir) else None
     configure_run(cfg, work_dir=work_dir, resume=resume)

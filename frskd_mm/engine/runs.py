@@ -47,7 +47,7 @@ def train(cfg: Config) -> Runner:
     Returns:
         Runner: After training.
     """
-    require_cuda_ops()
+    require_cuda_ops(cfg.get('default_scope'))
     signal.signal(signal.SIGTERM, _stop)
     runner = build_runner(cfg)
     runner.train()
@@ -78,7 +78,7 @@ def evaluate(
     Raises:
         ValueError: If the self-teacher is wanted but there is none.
     """
-    require_cuda_ops()
+    require_cuda_ops(cfg.get('default_scope'))
     cfg.load_from, cfg.resume = checkpoint, False
     runner = build_runner(cfg)
     context: ContextManager[None] = nullcontext()

@@ -151,8 +151,13 @@ def register_config_packages() -> None:
     config_utils.MODULE2PACKAGE['frskd_mm'] = 'frskd_mm.version'
 
 
-def require_cuda_ops() -> None:
-    """Refuse to start on a GPU with an mmcv whose operators lack CUDA.
+def require_cuda_ops(scope: Optional[str]) -> None:
+    """Refuse to run detectors on a GPU with an mmcv whose operators lack CUDA.
+
+    Few segmentors use the operators, so these are warned, and classifiers none.
+
+    Args:
+        scope: The config's ``default_scope``.
 
     Raises:
         RuntimeError: With what to do about it.
@@ -162,13 +167,24 @@ def require_cuda_ops() -> None:
     # ROCm's torch calls its devices cuda, too, and mmcv builds for them by itself.
     if torch.version.cuda is None or not torch.cuda.is_available():
         return
-    advice = _cuda_ops_advice(torch.__version__, torch.version.cuda)
+    if scope not in ('mmdet', 'mmseg'):
+        return
+    cause = None
     try:
         from mmcv.ops import get_compiling_cuda_version
+
+        if get_compiling_cuda_version() != 'not available':
+            return
     except ImportError as error:
-        raise RuntimeError(advice) from error
-    if get_compiling_cuda_version() == 'not available':
-        raise RuntimeError(advice)
+        cause = error
+    advice = _cuda_ops_advice(torch.__version__, torch.version.cuda)
+    if scope == 'mmdet':
+        raise RuntimeError(advice) from cause
+    warnings.warn(
+        'Heads that use the operators of mmcv, such as PointRend, CCNet and '
+        f'Mask2Former, will fail. {advice}',
+        stacklevel=2,
+    )
 
 
 def _cuda_ops_advice(torch_version: str, cuda: str) -> str:

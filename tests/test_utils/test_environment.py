@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
-from frskd_mm.engine import load_config
+from frskd_mm.engine import evaluate, load_config, train
 from frskd_mm.utils import environment
 from frskd_mm.utils.environment import (
     CLASSIC,
@@ -198,7 +199,7 @@ def test_a_gpu_without_cuda_operators_ends_with_advice(installed, gpu, family, l
     installed(first_versions(family))
     gpu('not available')
     with pytest.raises(RuntimeError) as error:
-        require_cuda_ops()
+        require_cuda_ops('mmdet')
     for line in [*lines, 'CUDA_VISIBLE_DEVICES=-1']:
         assert line in str(error.value)
 
@@ -207,20 +208,39 @@ def test_a_gpu_without_any_operators_ends_with_advice(gpu, monkeypatch):
     gpu('12.8')
     monkeypatch.setitem(sys.modules, 'mmcv.ops', None)
     with pytest.raises(RuntimeError, match='FORCE_CUDA=1'):
-        require_cuda_ops()
+        require_cuda_ops('mmdet')
 
 
-def test_cuda_operators_or_no_gpu_are_fine(gpu):
-    gpu('12.8')
-    require_cuda_ops()
-    gpu('not available', available=False)
-    require_cuda_ops()
+def test_segmentors_are_warned_and_classifiers_need_no_operators(gpu):
+    gpu('not available')
+    with pytest.warns(UserWarning, match='Point(?s:.*)FORCE_CUDA=1'):
+        require_cuda_ops('mmseg')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        require_cuda_ops('mmpretrain')
+
+
+@pytest.mark.parametrize('command', [train, partial(evaluate, checkpoint='a.pth')])
+def test_training_and_testing_ask_for_what_the_config_needs(gpu, command):
+    gpu('not available')
+    with pytest.raises(RuntimeError, match='FORCE_CUDA=1'):
+        command(Config(dict(default_scope='mmdet')))
+
+
+@pytest.mark.parametrize('scope', HOSTS)
+def test_cuda_operators_or_no_gpu_are_fine(gpu, scope):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        gpu('12.8')
+        require_cuda_ops(scope)
+        gpu('not available', available=False)
+        require_cuda_ops(scope)
 
 
 def test_a_rocm_gpu_is_left_alone(gpu, monkeypatch):
     gpu('not available')
     monkeypatch.setattr(torch.version, 'cuda', None)
-    require_cuda_ops()
+    require_cuda_ops('mmdet')
 
 
 PATHS = [
