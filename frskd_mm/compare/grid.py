@@ -13,12 +13,21 @@ from mmengine.config import Config
 
 import frskd_mm
 from frskd_mm.engine.config import load_config
+from frskd_mm.engine.export import student_config
 from frskd_mm.engine.wrap import PLAIN, method_name, wrap
 
 from .run import CONFIG, LOG, PROGRESS, RESULT
 
 #: File of the grid's folder with the plain recipe.
 RECIPE = 'recipe.py'
+#: What a method may change beside its distiller and its pairs of images.
+METHOD_KEYS = (
+    'custom_imports',
+    'model.backbone.out_indices',  # the levels that it reads
+    'model.head.loss',  # label smoothing
+    'model.train_cfg.augments',  # Mixup, CutMix
+    'train_dataloader.collate_fn',  # of pairs
+)
 ALIASES = {'ce': PLAIN, 'plain': PLAIN}
 NUM_DIFFERENCES = 10
 NUM_LOG_LINES = 15
@@ -86,8 +95,9 @@ def plan_grid(
         list[Run]: All methods with the first seed, then with the next one.
 
     Raises:
-        ValueError: If a method is unknown or does not suit the config, or if
-            the folder holds runs of another recipe; names the difference.
+        ValueError: If a method is unknown, does not suit the config or changes
+            its recipe, or if the folder holds runs of another recipe; names the
+            difference.
         FileNotFoundError: If there is no such config or file of a method.
     """
     cfg = load_config(config, options)
@@ -101,6 +111,8 @@ def plan_grid(
     wrapped = {method_name(method): wrap(cfg, method) for method in chosen}
     if len(wrapped) < len(chosen):
         raise ValueError(f'Two of the methods {chosen} have one name: rename a file.')
+    for method, method_cfg in wrapped.items():
+        _check_method(cfg, method, method_cfg)
     for seed in dict.fromkeys(seeds):
         for method, method_cfg in wrapped.items():
             run = Run(method, seed, osp.join(out, method, f'seed{seed}'))
@@ -137,30 +149,54 @@ def _check_config(cfg: Config, name: str) -> None:
         )
 
 
-def _check_recipe(path: str, cfg: Config) -> None:
-    differences = find_differences(Config.fromfile(path).to_dict(), cfg.to_dict())
+def _check_method(plain: Config, method: str, cfg: Config) -> None:
+    """Refuse a method that changes the recipe."""
+    if cfg.model.type == 'frskd_mm.Distilled':
+        cfg = student_config(cfg)
+    differences = find_differences(plain.to_dict(), cfg.to_dict(), ignore=METHOD_KEYS)
     if differences:
-        shown = '\n  '.join(differences[:NUM_DIFFERENCES])
-        more = len(differences) - NUM_DIFFERENCES
         raise ValueError(
-            f'{path} is of another recipe, so its runs cannot be compared with these. '
-            f'It differs in (there | now):\n  {shown}'
-            + (f'\n  and {more} more' if more > 0 else '')
-            + '\nGive the same config and --cfg-options, or another --out.'
+            f'The method {method} changes the recipe, so it cannot be compared with '
+            f'others. It differs in (--config | {method}):{_list(differences)}\n'
+            'Take that out of the file of the method; what all methods should have '
+            'belongs to --config or --cfg-options.'
         )
 
 
-def find_differences(there: Any, now: Any, key: str = '') -> List[str]:
+def _check_recipe(path: str, cfg: Config) -> None:
+    differences = find_differences(Config.fromfile(path).to_dict(), cfg.to_dict())
+    if differences:
+        raise ValueError(
+            f'{path} is of another recipe, so its runs cannot be compared with these. '
+            f'It differs in (there | now):{_list(differences)}\n'
+            'Give the same config and --cfg-options, or another --out.'
+        )
+
+
+def _list(differences: Sequence[str]) -> str:
+    more = len(differences) - NUM_DIFFERENCES
+    lines = ['', *differences[:NUM_DIFFERENCES], *[f'and {more} more'] * (more > 0)]
+    return '\n  '.join(lines)
+
+
+def find_differences(
+    there: Any, now: Any, key: str = '', ignore: Sequence[str] = ()
+) -> List[str]:
     """Return what differs between two nested values.
 
     Args:
         there: Dictionary, list or value.
         now: What to compare it with.
         key: Dotted key of both, '' for the whole.
+        ignore: Dotted keys of what may differ.
 
     Returns:
         list[str]: Lines 'dotted.key: value | value'.
     """
+    if key in ignore:
+        return []
+    if there is _ABSENT and any(name.startswith(f'{key}.') for name in ignore):
+        there = {}
     if isinstance(there, dict) and isinstance(now, dict):
         names = [*there, *(name for name in now if name not in there)]
         pairs = [(n, there.get(n, _ABSENT), now.get(n, _ABSENT)) for n in names]
@@ -177,7 +213,7 @@ def find_differences(there: Any, now: Any, key: str = '') -> List[str]:
     return [
         line
         for name, a, b in pairs
-        for line in find_differences(a, b, key=f'{key}.{name}' if key else name)
+        for line in find_differences(a, b, f'{key}.{name}' if key else name, ignore)
     ]
 
 

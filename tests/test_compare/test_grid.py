@@ -12,7 +12,7 @@ from mmengine.config import Config
 from frskd_mm.compare import plan_grid, run_grid, write_report
 from frskd_mm.compare.grid import _start, find_differences, method_of
 from frskd_mm.compare.run import ProgressHook, merge_scalars
-from frskd_mm.engine import load_config, wrap
+from frskd_mm.engine import load_config, method_names, wrap
 from frskd_mm.visualization.learning_curves import mean_curve
 
 OPTIONS = {
@@ -180,6 +180,62 @@ def test_another_recipe_is_refused(tmp_path, config, change, message):
     with pytest.raises(ValueError, match=message):
         plan_grid(config, ['none'], [2], str(tmp_path), {**OPTIONS, **change})
     assert not (tmp_path / 'none' / 'seed2').exists()
+
+
+def write_method(folder, name, *lines):
+    path = folder / f'{name}.py'
+    path.write_text('\n'.join(lines) + '\n')
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (
+            'optim_wrapper = dict(optimizer=dict(lr=0.01))',
+            r'optim_wrapper\.optimizer\.lr: 0\.1 \| 0\.01\n',
+        ),
+        ('train_cfg = dict(max_epochs=50)', r'train_cfg\.max_epochs: 3 \| 50\n'),
+        (
+            'train_dataloader = dict(batch_size=7)',
+            r'train_dataloader\.batch_size: 10 \| 7\n',
+        ),
+        (
+            "test_dataloader = dict(dataset=dict(split='train'))",
+            r"test_dataloader\.dataset\.split: 'test' \| 'train'\n",
+        ),
+        (
+            'model = dict(student=dict(backbone=dict(widen_factor=2)))',
+            r'model\.backbone\.widen_factor: 1 \| 2\n',
+        ),
+        (
+            "dataset_wrapper = dict(type='RepeatDataset', times=2)",
+            r"train_dataloader\.dataset\.type: .*Digits' \| 'RepeatDataset'\n",
+        ),
+    ],
+)
+def test_a_method_that_changes_the_recipe_is_refused(tmp_path, config, change, message):
+    base = "_base_ = 'frskd_mm::_base_/methods/frskd_cls.py'"
+    method = write_method(tmp_path, 'mine', base, change)
+    out = tmp_path / 'out'
+    with pytest.raises(ValueError, match=f'mine changes the recipe(.|\n)*{message}'):
+        plan_grid(config, ['ce', method], [0], str(out), OPTIONS)
+    assert not out.exists()
+
+
+def test_a_whole_config_is_a_method_for_its_own_student_alone(tmp_path, config):
+    folder = os.path.dirname(config)
+    whole = os.path.join(folder, 'frskd_wrn10-1_digits.py')
+    plan_grid(config, ['ce', whole], [0], str(tmp_path / 'a'))
+    whole = os.path.join(folder, '..', 'comparison', 'byot_wrn16-2_cifar100.py')
+    with pytest.raises(ValueError, match=r'model\.backbone\.depth: 10 \| 16\n'):
+        plan_grid(config, ['ce', whole], [0], str(tmp_path / 'b'))
+
+
+@pytest.mark.parametrize('method', sorted({*method_names('cls')} - {'kd'}))
+def test_the_methods_here_change_no_recipe(tmp_path, config, method):
+    (run,) = plan_grid(config, [method], [0], str(tmp_path), OPTIONS)
+    assert run.method == method
 
 
 def test_a_run_of_other_settings_is_refused(tmp_path, config):
