@@ -23,7 +23,7 @@ class CIFAR100(PretrainCIFAR100):
     accepts any complete copy in the original layout, for instance with its
     rows in another order: 50,000 training and 10,000 test images of 3 * 32 *
     32 bytes, 500 and 100 of each of the 100 classes. The original is
-    downloaded when the folder is absent.
+    downloaded when the folder is absent, by the main process for all.
 
     Args:
         data_root (str): Folder that contains ``cifar-100-python``.
@@ -36,7 +36,8 @@ class CIFAR100(PretrainCIFAR100):
     Raises:
         ValueError: If the copy is incomplete or corrupt, or ``num_per_class``
             is out of range. The message says what is wrong.
-        FileNotFoundError: If there is no copy and ``download=False``.
+        FileNotFoundError: If there is no copy and ``download=False``, or the
+            download failed.
     """
 
     def __init__(
@@ -65,8 +66,18 @@ class CIFAR100(PretrainCIFAR100):
             list[dict]: ``img`` (32, 32, 3) uint8 RGB and ``gt_label``.
         """
         folder = osp.join(self.data_prefix['root'], self.base_folder)
+        try:
+            if self.download and dist.is_main_process() and not osp.isdir(folder):
+                self._download(folder)
+        finally:  # after a failure, too: the other processes wait
+            dist.barrier()
         if not osp.isdir(folder):
-            self._download(folder)
+            raise FileNotFoundError(
+                f'There is no CIFAR-100 at {osp.abspath(folder)}. Set the '
+                'environment variable FRSKD_DATA to the folder that contains '
+                'cifar100/cifar-100-python, or allow the download with '
+                'download=True, to a folder that all processes share.'
+            )
         images, labels = read_split(osp.join(folder, self.split), self.split)
         seen = np.zeros(NUM_CLASSES, dtype=int)
         data_list = []
@@ -77,29 +88,20 @@ class CIFAR100(PretrainCIFAR100):
         return data_list
 
     def _download(self, folder: str) -> None:
-        if not self.download:
-            raise FileNotFoundError(
-                f'There is no CIFAR-100 at {osp.abspath(folder)}. Set the '
-                'environment variable FRSKD_DATA to the folder that contains '
-                'cifar100/cifar-100-python, or allow the download with '
-                'download=True.'
+        try:
+            download_and_extract_archive(
+                self.url,
+                self.data_prefix['root'],
+                filename=self.filename,
+                md5=self.tgz_md5,
             )
-        if dist.is_main_process():
-            try:
-                download_and_extract_archive(
-                    self.url,
-                    self.data_prefix['root'],
-                    filename=self.filename,
-                    md5=self.tgz_md5,
-                )
-            except OSError as error:
-                raise FileNotFoundError(
-                    f'There is no CIFAR-100 at {osp.abspath(folder)} and its '
-                    f'download from {self.url} failed ({error}). Set the '
-                    'environment variable FRSKD_DATA to the folder that contains '
-                    'cifar100/cifar-100-python.'
-                ) from error
-        dist.barrier()
+        except OSError as error:
+            raise FileNotFoundError(
+                f'There is no CIFAR-100 at {osp.abspath(folder)} and its '
+                f'download from {self.url} failed ({error}). Set the '
+                'environment variable FRSKD_DATA to the folder that contains '
+                'cifar100/cifar-100-python.'
+            ) from error
 
 
 def read_split(path: str, split: str) -> 'tuple[np.ndarray, np.ndarray]':

@@ -1,10 +1,15 @@
 """CIFAR-100 is checked by content and says what is wrong with a copy."""
 
+import hashlib
 import pickle
+import re
+import tarfile
+import time
 
 import numpy as np
 import pytest
 from mmengine.registry import DATASETS
+from torch import distributed, multiprocessing
 
 from frskd_mm.datasets.cifar100 import CIFAR100, read_split
 
@@ -86,6 +91,42 @@ def test_failed_download_names_the_variable(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR100, 'url', 'http://127.0.0.1:9/cifar-100-python.tar.gz')
     with pytest.raises(FileNotFoundError, match='download from .* failed.*FRSKD_DATA'):
         CIFAR100(data_root=str(tmp_path), split='test')
+
+
+def load_beside_another(rank, folder, archive, md5):
+    """Build the data set in one of two processes; write down what came of it."""
+    distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/meeting', rank=rank, world_size=2
+    )
+    CIFAR100.url, CIFAR100.tgz_md5 = f'file://{archive}', md5
+    copy = folder / 'data/cifar-100-python'
+    while rank == 1 and archive.exists() and not copy.exists():
+        time.sleep(0.001)  # looks when the main process has begun to extract
+    try:
+        found = str(len(CIFAR100(data_root=str(copy.parent), split='test')))
+    except Exception as error:
+        found = f'{type(error).__name__}: {error}'
+    (folder / f'found{rank}').write_text(found)
+
+
+def load_in_two_processes(folder, archive, md5=''):
+    multiprocessing.spawn(load_beside_another, (folder, archive, md5), nprocs=2)
+    return [(folder / f'found{rank}').read_text() for rank in range(2)]
+
+
+def test_processes_wait_for_the_download(tmp_path, complete_test_split):
+    write_split(tmp_path / 'cifar-100-python/test', complete_test_split)
+    archive = tmp_path / 'archive.tar.gz'
+    with tarfile.open(archive, 'w:gz') as file:
+        file.add(tmp_path / 'cifar-100-python', 'cifar-100-python')
+    md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+    assert load_in_two_processes(tmp_path, archive, md5) == ['10000', '10000']
+
+
+def test_a_failed_download_ends_all_processes(tmp_path):
+    found = load_in_two_processes(tmp_path, tmp_path / 'absent.tar.gz')
+    assert re.match('FileNotFoundError: .*download from .* failed', found[0])
+    assert re.match('FileNotFoundError: There is no CIFAR-100 at', found[1])
 
 
 @pytest.mark.parametrize('num', [0, 101])
