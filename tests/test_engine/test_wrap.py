@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from frskd_mm.engine import load_config, method_names, wrap
-from frskd_mm.engine.wrap import choose_levels
+from frskd_mm.engine.wrap import _method_files, choose_levels
 from frskd_mm.models import Distilled
 
 UPSTREAM = {
@@ -123,6 +124,16 @@ def test_methods_on_pairs_wrap_the_training_set():
     assert cfg.train_dataloader.collate_fn.type == 'frskd_mm.collate_pairs'
     assert cfg.val_dataloader == loader
     assert 'out_indices' not in cfg.model.student.backbone  # reads logits alone
+
+
+@pytest.mark.parametrize('method', method_names('cls'))
+def test_a_file_that_inherits_a_method_is_the_method(method, tmp_path):
+    name = Path(_method_files('cls')[method]).name
+    path = tmp_path / 'mine.py'
+    path.write_text(f"_base_ = 'frskd_mm::_base_/methods/{name}'")
+    loader = dict(dataset=dict(type='CIFAR10'), collate_fn=dict(type='default_collate'))
+    plain = resnet(train_dataloader=loader)
+    assert wrap(plain, str(path)).to_dict() == wrap(plain, method).to_dict()
 
 
 @pytest.mark.parametrize(
