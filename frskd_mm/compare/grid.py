@@ -142,6 +142,14 @@ def _check_config(cfg: Config, name: str) -> None:
             f'{name} is of a distilled model. Give the config of its plain student; '
             '--methods names the methods.'
         )
+    if 'distiller' in cfg.model:
+        raise ValueError(
+            f'{name} or --cfg-options sets model.distiller, which would be that of '
+            'every method. Give one method other settings in a file of your own, '
+            'FILE.py in --methods: '
+            "_base_ = 'frskd_mm::_base_/methods/NAME_TASK.py' and "
+            f'distiller = {cfg.model.distiller.to_dict()}.'
+        )
     if cfg.get('default_hooks', {}).get('checkpoint', {}) is None:
         raise ValueError(
             f'{name} has default_hooks.checkpoint=None, but the grid goes on from '

@@ -238,6 +238,23 @@ def test_the_methods_here_change_no_recipe(tmp_path, config, method):
     assert run.method == method
 
 
+def test_settings_of_one_method_are_given_in_a_file(tmp_path, config):
+    method = write_method(
+        tmp_path,
+        'ps-kd-100',
+        "_base_ = 'frskd_mm::_base_/methods/ps-kd_cls.py'",
+        'distiller = dict(num_samples=100)',
+    )
+    (run,) = plan_grid(config, [method], [0], str(tmp_path / 'a'), OPTIONS)
+    cfg = Config.fromfile(os.path.join(run.folder, 'config.py'))
+    assert cfg.model.distiller == dict(type='frskd_mm.PSKD', num_samples=100, alpha=0.8)
+    options = {**OPTIONS, 'model.distiller.num_samples': 100}
+    for methods in (['ce'], ['ps-kd']):
+        with pytest.raises(ValueError, match=r"distiller = {'num_samples': 100}\."):
+            plan_grid(config, methods, [0], str(tmp_path / 'b'), options)
+    assert not (tmp_path / 'b').exists()
+
+
 def test_a_run_of_other_settings_is_refused(tmp_path, config):
     (run,) = plan_grid(config, ['frskd'], [0], str(tmp_path), OPTIONS)
     path = os.path.join(run.folder, 'config.py')
