@@ -1,10 +1,11 @@
 """When, and how strongly, distillation acts during training."""
 
+import logging
 import math
 from typing import Optional
 
 import torch
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, print_log
 
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.compiling import is_compiling
@@ -26,6 +27,9 @@ class WeightSchedule:
     runner the factor is that of the first epoch. Compiled code cannot read it
     there: it sees what :meth:`refresh` found before the model's ``forward``.
 
+    To MMEngine, all of an ``IterBasedTrainLoop`` is one epoch: count iterations
+    there (``by_epoch=False``).
+
     Paper: FRSKD, CVPR 2021, https://arxiv.org/abs/2103.08273
     Source: MingiJi/FRSKD@98b87e5, segmentation/main.py
 
@@ -40,7 +44,8 @@ class WeightSchedule:
         by_epoch (bool): Whether the numbers are epochs. Defaults to True.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range. In training, if it would end
+            before distillation begins.
     """
 
     def __init__(
@@ -51,11 +56,11 @@ class WeightSchedule:
         ramp_end: Optional[float] = None,
         by_epoch: bool = True,
     ) -> None:
-        if begin < 0 or (end is not None and end <= begin):
+        if begin < 0 or _precedes(end, begin):
             raise ValueError(f'Need 0 <= begin < end, got begin={begin}, end={end}.')
         if ramp not in (None, 'sigmoid'):
             raise ValueError(f"ramp must be None or 'sigmoid', got {ramp!r}.")
-        if ramp_end is not None and ramp_end <= begin:
+        if _precedes(ramp_end, begin):
             raise ValueError(
                 f'Need begin < ramp_end, got begin={begin}, ramp_end={ramp_end}.'
             )
@@ -93,27 +98,67 @@ class WeightSchedule:
         unit = 'epoch' if self.by_epoch else 'iter'
         message_hub = MessageHub.get_current_instance()
         current = message_hub.get_info(unit, 0)
-        total = message_hub.get_info(f'max_{unit}s', current + 1)
-        begin = _absolute(self.begin, total)
-        if current < begin:
-            return 0.0
-        if self.end is not None and current >= _absolute(self.end, total):
+        total = message_hub.get_info(f'max_{unit}s')
+        is_training = total is not None
+        total = total if is_training else current + 1
+        begin, end, ramp_end = (
+            _absolute(value, total) for value in (self.begin, self.end, self.ramp_end)
+        )
+        if is_training:
+            self._check_length(begin, min(end, total), ramp_end, total)
+        if not begin <= current < end:
             return 0.0
         if self.ramp is None:
             return 1.0
-        ramp_end = total if self.ramp_end is None else _absolute(self.ramp_end, total)
-        if ramp_end <= begin:
-            raise ValueError(
-                f'The weight schedule begins at {unit} {begin}, after the '
-                f'end of training at {ramp_end}. Lower `begin` of the '
-                "distiller's weight_schedule, or train longer."
-            )
-        t = min(1.0, (current + 1 - begin) / (ramp_end - begin))
+        t = min(1.0, (current + 1 - begin) / max(1, ramp_end - begin))
         return math.exp(-5.0 * (1.0 - t) ** 2)
 
+    def _check_length(
+        self, begin: float, end: float, ramp_end: float, total: int
+    ) -> None:
+        """Refuse a schedule that a training of this length never gets to.
 
-def _absolute(value: float, total: int) -> float:
-    """Turn a fraction of the training into an epoch or iteration."""
-    if not isinstance(value, float) or value >= 1:
+        Raises:
+            ValueError: If it is one.
+        """
+        unit = 'epoch' if self.by_epoch else 'iteration'
+        one_epoch = self.by_epoch and total == 1
+        advice = (
+            'An IterBasedTrainLoop is one epoch to MMEngine: set by_epoch=False '
+            'with it and count iterations.'
+        )
+        never = begin >= end or (self.ramp is not None and begin >= ramp_end)
+        # A fraction is rounded up to the end only in trials of a few iterations.
+        if never and not _is_fraction(self.begin):
+            raise ValueError(
+                f'The weight_schedule of the distiller would begin with {unit} {begin}'
+                f' and end with {min(end, ramp_end)}, in a training of {total}, so '
+                'nothing would be distilled. Lower its begin, or train longer. '
+                f'{advice if one_epoch else ""}'
+            )
+        if one_epoch and self.ramp is not None and self._factor is None:
+            print_log(
+                f'The ramp of the weight_schedule stays where it is. {advice}',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+def _is_fraction(value: float) -> bool:
+    return isinstance(value, float) and value < 1
+
+
+def _precedes(end: Optional[float], begin: float) -> bool:
+    """Tell whether a schedule ends before it begins, if both have one unit."""
+    if end is None or (begin and _is_fraction(end) != _is_fraction(begin)):
+        return False
+    return end <= begin
+
+
+def _absolute(value: Optional[float], total: int) -> float:
+    """Turn a fraction of the training, or None for its end, into a number."""
+    if value is None:
+        return total
+    if not _is_fraction(value):
         return value
     return math.ceil(value * total - 1e-6)  # 1 / 6 * 624 is not quite 104

@@ -1,5 +1,8 @@
 """When distillation acts."""
 
+import math
+from pathlib import Path
+
 import pytest
 import reference
 import torch
@@ -80,6 +83,8 @@ def test_fractions_are_of_the_whole_training():
     expected = factors(by_epoch, 60, total=60)
     assert factors(by_fraction, 60, total=60) == expected
     assert factors(WeightSchedule(end=0.5), 4, total=4) == [1, 1, 0, 0]
+    # A trial of two iterations is no mistake.
+    assert factors(WeightSchedule(begin=2 / 3), 2, total=2) == [0, 0]
 
 
 def test_without_a_runner_it_is_the_first_epoch():
@@ -102,10 +107,24 @@ def test_wrong_arguments_are_named(cfg, message):
         MODELS.build(dict(type='WeightSchedule', **cfg))
 
 
-def test_a_ramp_after_the_end_of_training_is_refused():
-    schedule = WeightSchedule(begin=5, ramp='sigmoid')
-    with pytest.raises(ValueError, match='begins at epoch 5, after the end of train'):
-        factors(schedule, 6, total=4)
+@pytest.mark.parametrize(
+    ('cfg', 'total'),
+    [
+        (dict(begin=40, ramp='sigmoid'), 30),
+        (dict(begin=4), 4),
+        (dict(begin=3, ramp='sigmoid', ramp_end=0.5), 4),
+    ],
+)
+@pytest.mark.parametrize('unit', ['epoch', 'iter'])
+def test_a_schedule_that_never_acts_is_refused_at_once(cfg, total, unit):
+    schedule = WeightSchedule(by_epoch=unit == 'epoch', **cfg)
+    with pytest.raises(ValueError, match=f'in a training of {total}, so nothing'):
+        factors(schedule, 1, unit, total=total)
+
+
+def test_fractions_and_numbers_may_be_mixed():
+    schedule = WeightSchedule(begin=1, ramp='sigmoid', ramp_end=0.75, end=0.99)
+    assert factors(schedule, 4, total=4) == [0, pytest.approx(math.exp(-1.25)), 1, 1]
 
 
 class Images(torch.utils.data.Dataset):
@@ -134,9 +153,21 @@ class Spy(Hook):
 
 def train(work_dir, epochs, resume=False):
     """Train the toy with a ramp over epochs 1 to 4 and return its factors."""
-    schedule = dict(begin=1, ramp='sigmoid', ramp_end=4)
     spy = Spy()
-    Runner(
+    build_runner(
+        work_dir,
+        schedule=dict(begin=1, ramp='sigmoid', ramp_end=4),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        custom_hooks=[spy],
+        resume=resume,
+        experiment_name=f'{work_dir.name}_{epochs}_{resume}',
+    ).train()
+    return spy.seen
+
+
+def build_runner(work_dir, schedule, log_level='ERROR', **kwargs):
+    """A runner of the toy with this weight schedule."""
+    return Runner(
         model=dict(
             type='frskd_mm.Distilled',
             student=toy_student_cfg(),
@@ -150,16 +181,12 @@ def train(work_dir, epochs, resume=False):
             sampler=dict(type='DefaultSampler', shuffle=True),
             collate_fn=dict(type='default_collate'),
         ),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
-        custom_hooks=[spy],
-        resume=resume,
         default_scope='mmpretrain',
-        log_level='ERROR',
-        experiment_name=f'{work_dir.name}_{epochs}_{resume}',
-    ).train()
-    return spy.seen
+        log_level=log_level,
+        **kwargs,
+    )
 
 
 def test_resuming_goes_on_with_the_ramp(tmp_path):
@@ -171,3 +198,28 @@ def test_resuming_goes_on_with_the_ramp(tmp_path):
     assert [factor for _, factor in whole[::2]] == pytest.approx(
         [reference.sigmoid_ramp(e, warmup=1, epochs=4) for e in range(4)]
     )
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'message'),
+    [
+        (dict(begin=40, ramp='sigmoid'), 'training of 1, .* set by_epoch=False'),
+        (dict(begin=4, by_epoch=False), 'begin with iteration 4 .* training of 4'),
+    ],
+)
+def test_an_iteration_based_loop_does_not_skip_it_silently(tmp_path, schedule, message):
+    loop = dict(by_epoch=False, max_iters=4)
+    with pytest.raises(ValueError, match=message):
+        build_runner(tmp_path, schedule, train_cfg=loop).train()
+
+
+def test_a_ramp_by_epochs_in_an_iteration_based_loop_is_warned_of(tmp_path):
+    runner = build_runner(
+        tmp_path,
+        dict(ramp='sigmoid'),
+        log_level='WARNING',
+        train_cfg=dict(by_epoch=False, max_iters=4),
+    )
+    runner.train()
+    log = Path(runner.log_dir, f'{runner.timestamp}.log').read_text()
+    assert log.count('set by_epoch=False') == 1
