@@ -38,6 +38,7 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
     def __init__(self, student: BaseModel) -> None:
         super().__init__()
         self.task = task_of(student)
+        self.task.check_student(student)
         if self.classification_only and not isinstance(self.task, ClassificationTask):
             raise TypeError(
                 f'{type(self).__name__} is for classification, but the student '

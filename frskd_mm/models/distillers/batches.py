@@ -1,29 +1,24 @@
-"""What the classification methods read from a batch."""
+"""Batches of pairs, as some classification methods need them."""
 
 from typing import Any, List, Sequence, Tuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Half = Tuple[Tensor, List[Any]]
 
 
-def target_scores(data_samples: Sequence[Any], num_classes: int) -> Tensor:
-    """Return the batch's target distributions.
+def check_unmixed(data_samples: Sequence[Any], method: str) -> None:
+    """Refuse mixed images, for methods that have to tell them apart.
 
-    Args:
-        data_samples: N annotations, with mixed labels (``gt_score``) or plain
-            ones (``gt_label``).
-        num_classes: C.
-
-    Returns:
-        Tensor: (N, C), rows sum to 1.
+    Raises:
+        ValueError: If the batch was mixed.
     """
     if 'gt_score' in data_samples[0]:
-        return torch.stack([sample.gt_score for sample in data_samples])
-    labels = torch.cat([sample.gt_label for sample in data_samples])
-    return F.one_hot(labels, num_classes).float()
+        raise ValueError(
+            f'{method} compares images with themselves or with their partners, which '
+            'Mixup and CutMix mix with any others. Remove train_cfg.augments from the '
+            'student and batch_augments from its data_preprocessor.'
+        )
 
 
 def split_pairs(
@@ -54,4 +49,5 @@ def split_pairs(
             "train_dataloader.dataset=dict(type='frskd_mm.PairDataset', "
             f'partner={partner!r}, dataset=<the present one>).'
         )
+    check_unmixed(data_samples, method)
     return (inputs[:size], first), (inputs[size:], second)

@@ -10,11 +10,10 @@ from mmengine.model import BaseModel, BaseModule
 from torch import Tensor
 
 from frskd_mm.models.tasks import Task
+from frskd_mm.models.tasks.classification import target_scores
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.precision import full_precision
 from frskd_mm.utils.recorder import Replayer
-
-from .batches import target_scores
 
 NUM_ROTATIONS = 4
 

@@ -10,12 +10,13 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from frskd_mm.models.tasks.classification import target_scores
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.precision import full_precision
 from frskd_mm.utils.recorder import Recorder
 
 from .base import BaseDistiller, StudentLoss, name_student_loss, scale_losses
-from .batches import target_scores
+from .batches import check_unmixed
 
 
 @MODELS.register_module()
@@ -30,6 +31,7 @@ class PSKD(BaseDistiller):
     epoch t - 1; t runs from 1 to T. For a cross-entropy task loss this is the
     paper's cross entropy with the targets (1 - alpha_t) y + alpha_t p_{t-1}. An
     image without a past prediction, as in the first epoch, has y in its place.
+    With an ``IterBasedTrainLoop``, one epoch to MMEngine, t and T are iterations.
 
     The predictions lie in a buffer by ``sample_idx``, the index in the data set,
     so shuffling does not matter. Checkpoints contain it, so resuming
@@ -80,6 +82,7 @@ class PSKD(BaseDistiller):
         data_samples: Sequence[Any],
     ) -> Dict[str, Tensor]:
         """Compute the two terms, see :class:`BaseDistiller`."""
+        check_unmixed(data_samples, type(self).__name__)
         with Recorder(self.task.output_targets(student)) as outputs:
             losses = name_student_loss(student_loss(inputs, data_samples))
         logits, alpha = outputs.last('logits'), self.present_alpha()
@@ -95,11 +98,11 @@ class PSKD(BaseDistiller):
         return losses
 
     def present_alpha(self) -> float:
-        """Return alpha_t of the runner's epoch; without a runner, alpha_T."""
+        """Return the runner's present alpha_t; without a runner, alpha_T."""
         message_hub = MessageHub.get_current_instance()
-        epoch = message_hub.get_info('epoch', 0)
-        max_epochs = message_hub.get_info('max_epochs', epoch + 1)
-        return self.alpha * (epoch + 1) / max_epochs
+        unit = 'iter' if message_hub.get_info('max_epochs') == 1 else 'epoch'
+        present = message_hub.get_info(unit, 0) + 1
+        return self.alpha * present / message_hub.get_info(f'max_{unit}s', present)
 
     def recall(self, data_samples: Sequence[Any]) -> Tensor:
         """Return the last predictions (N, C), or the targets where none is."""

@@ -7,12 +7,12 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from frskd_mm.models.tasks.classification import target_scores
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.precision import full_precision
 from frskd_mm.utils.recorder import Recorder
 
 from .base import BaseDistiller, StudentLoss, name_student_loss, scale_losses
-from .batches import target_scores
 
 
 @MODELS.register_module()

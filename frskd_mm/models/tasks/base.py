@@ -29,6 +29,10 @@ class Task(ABC):
     #: Input height and width of the dry forward.
     input_size: Tuple[int, int]
 
+    def check_student(self, student: BaseModel) -> None:
+        """Raise ``TypeError`` for a student whose outputs cannot be compared."""
+        return None
+
     def default_source(self, student: BaseModel) -> str:
         """Name of the part whose output is refined unless the user says."""
         return 'backbone'
@@ -199,6 +203,10 @@ class Task(ABC):
     ) -> Tensor:
         """Apply ``loss`` to the student's and the refined maps."""
         return loss(student_feats, teacher_feats)
+
+    def copies(self, data_samples: Sequence[Any]) -> Sequence[Any]:
+        """Return annotations that a model's loss may write into."""
+        return data_samples
 
     def metrics(
         self,

@@ -4,6 +4,7 @@ from copy import deepcopy
 from typing import Any, Dict, Sequence
 
 import torch
+import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor, nn
@@ -17,6 +18,16 @@ class ClassificationTask(Task):
     """Reads ``ImageClassifier`` of mmpretrain."""
 
     input_size = (64, 64)
+
+    def check_student(self, student: BaseModel) -> None:
+        """Require a head with one label an image, whose softmax is compared."""
+        from mmpretrain.models.heads import MultiLabelClsHead, MultiTaskHead
+
+        if isinstance(student.head, (MultiLabelClsHead, MultiTaskHead)):
+            raise TypeError(
+                'Classifiers are distilled with one label an image, but the head is a '
+                f'{type(student.head).__name__}. Use one such as LinearClsHead.'
+            )
 
     def twin_cfg(
         self,
@@ -67,10 +78,13 @@ class ClassificationTask(Task):
         teacher_outputs: Recorder,
         data_samples: Sequence[Any],
     ) -> Dict[str, Tensor]:
-        """Top-1 accuracy (%) on the training batch, unless labels are mixed."""
-        if 'gt_score' in data_samples[0]:
-            return {}
-        labels = torch.cat([sample.gt_label for sample in data_samples])
+        """Top-1 accuracy (%) on the training batch; a mix has its main label.
+
+        The names are the same for every batch: processes that mix by chance must
+        log the same values to average them.
+        """
+        num_classes = student_outputs.last('logits').shape[1]
+        labels = target_scores(data_samples, num_classes).argmax(dim=1)
         return {
             f'{name}.acc': 100.0
             * (outputs.last('logits').argmax(dim=1) == labels).float().mean()
@@ -94,3 +108,20 @@ class ClassificationTask(Task):
                     'student.head.num_classes to the number of classes of the '
                     'dataset.'
                 )
+
+
+def target_scores(data_samples: Sequence[Any], num_classes: int) -> Tensor:
+    """Return the batch's target distributions.
+
+    Args:
+        data_samples: N annotations, with mixed labels (``gt_score``) or plain
+            ones (``gt_label``).
+        num_classes: C.
+
+    Returns:
+        Tensor: (N, C), rows sum to 1.
+    """
+    if 'gt_score' in data_samples[0]:
+        return torch.stack([sample.gt_score for sample in data_samples])
+    labels = torch.cat([sample.gt_label for sample in data_samples])
+    return F.one_hot(labels, num_classes).float()

@@ -3,7 +3,7 @@
 import pytest
 from mmengine.registry import MODELS
 from test_detection.det_toys import student_cfg as detector_cfg
-from toys import toy_frskd_cfg
+from toys import toy_frskd_cfg, toy_student_cfg
 
 METHODS = [
     dict(type='frskd_mm.Consistency'),
@@ -42,4 +42,24 @@ def test_students_for_dense_prediction_are_refused(student, method):
     with pytest.raises(TypeError, match=f'{name} is for classification'):
         MODELS.build(
             dict(type='frskd_mm.Distilled', student=student(), distiller=method)
+        )
+
+
+@pytest.mark.parametrize(
+    'head',
+    [
+        dict(type='MultiLabelLinearClsHead', num_classes=10, in_channels=64),
+        dict(
+            type='MultiTaskHead',
+            in_channels=64,
+            task_heads=dict(colour=dict(type='LinearClsHead', num_classes=3)),
+        ),
+    ],
+    ids=lambda head: head['type'],
+)
+def test_heads_with_several_labels_are_refused(head):
+    student = dict(toy_student_cfg(), head=head)
+    with pytest.raises(TypeError, match=f'the head is a {head["type"]}'):
+        MODELS.build(
+            dict(type='frskd_mm.Distilled', student=student, distiller=toy_frskd_cfg())
         )

@@ -150,6 +150,28 @@ def test_ps_kd_says_what_is_missing():
         ps_kd(alpha=1.2)
 
 
+def test_ps_kd_refuses_mixed_images():
+    batch = batch_of([3, 8])
+    for sample in batch['data_samples']:
+        sample.set_gt_score(torch.full((CLASSES,), 1 / CLASSES))
+    with pytest.raises(ValueError, match='PSKD compares images .* Mixup'):
+        ps_kd().loss(**batch)
+
+
+def test_ps_kd_counts_iterations_where_epochs_are_not_counted(tmp_path):
+    cfg = runner_cfg(tmp_path, max_epochs=1)
+    cfg['train_cfg'] = dict(by_epoch=False, max_iters=6)
+    runner, alphas = Runner.from_cfg(cfg), []
+
+    class Spy(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            alphas.append(float(outputs['alpha']))
+
+    runner.register_hook(Spy())
+    runner.train()
+    assert alphas == pytest.approx([0.8 * t / 6 for t in range(1, 7)])
+
+
 def _loss_in_process(rank: int, port: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     dist.init_process_group('gloo', rank=rank, world_size=2)
