@@ -51,6 +51,11 @@ def toy_distilled(**frskd: Any) -> torch.nn.Module:
     return model
 
 
+def terms_of(losses: Dict[str, Any]) -> Dict[str, Any]:
+    """What is optimised among a model's losses, without values to log."""
+    return {name: value for name, value in losses.items() if 'loss' in name}
+
+
 def toy_batch(size: int = 4, height: int = 16, width: int = 16) -> Dict[str, Any]:
     """Random images and labels, preprocessed, as ``model(**batch, mode=...)``."""
     from mmpretrain.structures import DataSample

@@ -50,13 +50,30 @@ class Distilled(BaseModel):
             inputs: Preprocessed images (N, 3, H, W).
             data_samples: Their N annotations.
 
+        Returns:
+            dict[str, Tensor]: Terms to optimise, values to log, and among these
+            'student.task', what the plain student would log as its 'loss':
+            methods may scale its terms.
+
         Raises:
             ValueError: If an input is not finite or a label out of range. Not in
                 compiled code, see :func:`_before_forward`.
         """
         if not is_compiling():
             self._check_batch(inputs, data_samples)
-        return self.distiller.loss(self, super().loss, inputs, data_samples)
+        host_loss = super().loss
+        totals = []
+
+        def student_loss(
+            inputs: Tensor, data_samples: Sequence[Any]
+        ) -> Dict[str, Tensor]:
+            losses = host_loss(inputs, self.distiller.task.copies(data_samples))
+            totals.append(self.parse_losses(losses)[0].detach())
+            return losses
+
+        losses = self.distiller.loss(self, student_loss, inputs, data_samples)
+        losses['student.task'] = totals[0]
+        return losses
 
     def init_weights(self) -> None:
         """Initialise the student as if it were alone, then the distiller.

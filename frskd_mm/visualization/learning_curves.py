@@ -61,30 +61,12 @@ def read_curves(path: str, metric: str, scale: float = 1.0) -> Curves:
         raise ValueError(f'{path} has no {metric!r}. It has: {", ".join(names)}.')
     return Curves(
         iterations=[line['iter'] for line in training],
-        losses=[_student_loss(line) for line in training],
+        # What a plain student logs as its loss, a distilled one has besides.
+        losses=[line.get('student.task', line['loss']) for line in training],
         epochs=[line['step'] for line in evaluation],
         metrics=[scale * line[metric] for line in evaluation],
         by_epoch=any('epoch' in line for line in training),
     )
-
-
-def _student_loss(line: Dict[str, float]) -> float:
-    """Return the loss that a plain student would have logged as 'loss'.
-
-    A distilled classifier logs it as 'student.loss'. Other distilled models log
-    the self-teacher's terms under the student's names.
-    """
-    if 'student.loss' in line:
-        return line['student.loss']
-    prefix = 'self_teacher.'
-    terms = [
-        name[len(prefix) :]
-        for name in line
-        if name.startswith(prefix) and 'loss' in name[len(prefix) :]
-    ]
-    if not terms:
-        return line['loss']
-    return sum(line[term] for term in terms)
 
 
 def draw_learning_curves(

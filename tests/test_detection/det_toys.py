@@ -44,7 +44,12 @@ _DELTAS = dict(
 _FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25)
 _QUALITY = dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0)
 _TEST_CFG = dict(
-    nms_pre=100, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=20
+    nms_pre=100,
+    score_thr=0.0,
+    nms=dict(type='nms', iou_threshold=0.5),
+    max_per_img=20,
+    min_bbox_size=0,
+    mask_thr_binary=0.5,
 )
 _DENSE_TRAIN = dict(allowed_border=-1, pos_weight=-1, debug=False)
 
@@ -134,6 +139,16 @@ def _rtmdet() -> dict:
             assigner=dict(type='DynamicSoftLabelAssigner', topk=5), **_DENSE_TRAIN
         ),
     )
+
+
+def _rtmdet_ins() -> dict:
+    cfg = _rtmdet()
+    cfg['bbox_head'].update(
+        type='RTMDetInsSepBNHead',
+        loss_mask=dict(type='DiceLoss', loss_weight=2.0, eps=5e-6, reduction='mean'),
+    )
+    cfg['bbox_head'].pop('exp_on_reg')
+    return cfg
 
 
 def _roi_assigner(pos: float, neg: float, low: bool = True) -> dict:
@@ -337,6 +352,7 @@ _FAMILIES = {
     'gfl': _gfl,
     'yolox': _yolox,
     'rtmdet': _rtmdet,
+    'rtmdet_ins': _rtmdet_ins,
     'faster_rcnn': _faster_rcnn,
     'mask_rcnn': lambda: _faster_rcnn(mask=True),
     'cascade_rcnn': _cascade_rcnn,
@@ -344,6 +360,7 @@ _FAMILIES = {
     'dino': _dino,
 }
 FAMILIES = tuple(_FAMILIES)
+MASKS = ('mask_rcnn', 'rtmdet_ins')
 TWO_STAGE = ('faster_rcnn', 'mask_rcnn', 'cascade_rcnn')
 DETR = ('deformable_detr', 'dino')
 ONE_STAGE = tuple(f for f in FAMILIES if f not in (*TWO_STAGE, *DETR))
@@ -361,7 +378,7 @@ def student_cfg(family: str) -> dict:
             cfg['bbox_head'].update(in_channels=16, feat_channels=16)
     cfg.setdefault('test_cfg', _TEST_CFG)
     cfg['data_preprocessor'] = dict(
-        type='mmdet.DetDataPreprocessor', pad_mask=family == 'mask_rcnn'
+        type='mmdet.DetDataPreprocessor', pad_mask=family in MASKS
     )
     return Config(cfg)._cfg_dict
 
@@ -452,7 +469,7 @@ def _sample(boxes: List[Sequence[float]], height: int, width: int, masks: bool) 
 
 def family_batch(family: str, **kwargs: Any) -> Dict[str, Any]:
     """Return a batch with what the family needs."""
-    return batch(masks=family == 'mask_rcnn', **kwargs)
+    return batch(masks=family in MASKS, **kwargs)
 
 
 def total_loss(model: torch.nn.Module, data: Dict[str, Any]) -> Tuple[Tensor, dict]:

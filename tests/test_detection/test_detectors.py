@@ -67,7 +67,8 @@ def test_one_step_reaches_every_parameter_that_upstream_reaches(family):
 def record_both(model, data):
     task, distiller = model.distiller.task, model.distiller
     with task.record(model, distiller.source) as student_outputs:
-        model.student_class.loss(model, data['inputs'], data['data_samples'])
+        samples = task.copies(data['data_samples'])
+        model.student_class.loss(model, data['inputs'], samples)
     refined = distiller.self_teacher.refine(student_outputs.last('feats'), detach=True)
     twin = distiller.self_teacher.twin
     with task.record_twin(twin, student_outputs) as teacher_outputs:

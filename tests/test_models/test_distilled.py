@@ -372,3 +372,29 @@ def test_a_student_of_no_host_is_refused():
     student = dict(type='frskd_mm.WideResNet')
     with pytest.raises(TypeError, match='WideResNet is not a model of'):
         distilled(student)
+
+
+@pytest.mark.parametrize(
+    'distiller',
+    [
+        toy_frskd_cfg(),
+        dict(type='frskd_mm.TfKDReg', alpha=0.5),
+        dict(type='frskd_mm.SLA'),
+    ],
+    ids=lambda distiller: distiller['type'],
+)
+def test_the_plain_students_loss_is_logged_unscaled(distiller):
+    """Learning curves of methods that scale the student's terms stay comparable."""
+    plain = MODELS.build(toy_student_cfg())
+    model = MODELS.build(
+        dict(type='frskd_mm.Distilled', student=toy_student_cfg(), distiller=distiller)
+    )
+    model.init_weights()
+    model.eval()  # batch statistics would differ between one and four rotations
+    plain.load_state_dict(model.state_dict(), strict=False)
+    batch = toy_batch()
+    expected = plain.eval()(**batch, mode='loss')['loss']
+    losses = model(**batch, mode='loss')
+    torch.testing.assert_close(losses['student.task'], expected)
+    assert not losses['student.task'].requires_grad
+    assert model.parse_losses(losses)[1]['student.task'] == losses['student.task']

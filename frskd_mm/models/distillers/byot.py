@@ -155,7 +155,7 @@ class BYOT(BaseDistiller):
             name, twin = f'branch_{level}', branch.twin
             branch_feats = branch(feats)
             with self.task.record_twin(twin, deepest) as shallow:
-                branch_losses = twin.loss(branch_feats, data_samples)
+                branch_losses = twin.loss(branch_feats, self.task.copies(data_samples))
             losses.update(with_prefix(name, branch_losses, factor=self.label_weight))
             if self.soft_label.loss_weight:
                 losses[f'{name}.loss_kd'] = self.task.soft_label_loss(

@@ -133,7 +133,7 @@ class FRSKD(BaseDistiller):
         twin = self.self_teacher.twin
         self.self_teacher.follow_switches(student)
         with self.task.record_twin(twin, student_outputs) as teacher_outputs:
-            teacher_losses = twin.loss(refined, data_samples)
+            teacher_losses = twin.loss(refined, self.task.copies(data_samples))
         losses.update(
             with_prefix(
                 'self_teacher', teacher_losses, factor=self.self_teacher_loss_weight

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from frskd_mm.models.losses.feature_loss import build_feature_loss, compares_preacts
 from frskd_mm.models.tasks.base import as_levels
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.checkpoint import weights_of
 from frskd_mm.utils.preactivation import PreactRecorder
 from frskd_mm.utils.recorder import Recorder
 
@@ -178,7 +179,7 @@ class PretrainedTeacher(BaseDistiller):
             {'feats': (self.task.source_module(self.teacher, self.source), 'forward')}
         )
         with feats, self.task.record_twin(self.teacher, student_outputs) as outputs:
-            self.teacher.loss(inputs, data_samples)
+            self.teacher.loss(inputs, self.task.copies(data_samples))
         return outputs, feats
 
     def init_weights(self) -> None:
@@ -258,7 +259,7 @@ def _load_weights(teacher: BaseModel, checkpoint: str) -> None:
     loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     weights = {
         key: value
-        for key, value in loaded.get('state_dict', loaded).items()
+        for key, value in weights_of(loaded).items()
         if not key.startswith(('distiller.', 'data_preprocessor.'))
     }
     try:

@@ -6,6 +6,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel, BaseModule
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from frskd_mm.models.losses.det_soft_label_loss import SoftLabels
@@ -38,6 +39,13 @@ class DetectionTask(Task):
     """
 
     input_size = (128, 128)
+
+    def copies(self, data_samples: Sequence[Any]) -> Sequence[Any]:
+        """Copy the annotations but not their tensors.
+
+        RTMDet-Ins exchanges the masks in ``gt_instances``, for example.
+        """
+        return [_shallow_copy(sample) for sample in data_samples]
 
     def default_source(self, student: BaseModel) -> str:
         """The neck, whose maps the heads read, where there is one."""
@@ -519,3 +527,12 @@ def _query_of_box(gt_inds: Tensor, num_boxes: int) -> Tensor:
     matched = (gt_inds > 0).nonzero().squeeze(1)
     query[gt_inds[matched] - 1] = matched
     return query
+
+
+def _shallow_copy(element: BaseDataElement) -> BaseDataElement:
+    """Copy a data element and those in it; they share their tensors."""
+    copy = element.new()
+    for name, value in copy.items():
+        if isinstance(value, BaseDataElement):
+            setattr(copy, name, _shallow_copy(value))
+    return copy

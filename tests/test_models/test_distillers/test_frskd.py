@@ -89,6 +89,7 @@ def test_terms_and_logged_values():
         'loss_at',
         'student.acc',
         'self_teacher.acc',
+        'student.task',
     }
 
 
@@ -290,7 +291,7 @@ def test_switched_off_it_computes_and_trains_nothing():
     model = toy_distilled(alpha=0, beta=0, self_teacher_loss_weight=0)
     before = {k: v.clone() for k, v in model.distiller.state_dict().items()}
     losses = model(**toy_batch(), mode='loss')
-    assert set(losses) == {'student.loss'}
+    assert set(losses) == {'student.loss', 'student.task'}
     assert not any(param.requires_grad for param in model.distiller.parameters())
     for name, value in model.distiller.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -360,13 +361,15 @@ def test_trains_on_mixed_images(augment, detach_inputs):
     before = {name: param.clone() for name, param in model.named_parameters()}
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     log = model.train_step(toy_batch(), wrapper)
-    # The accuracy of mixed labels says nothing and is left out.
     assert set(log) == {
         'loss',
         'student.loss',
         'self_teacher.loss',
         'loss_kd',
         'loss_at',
+        'student.acc',
+        'self_teacher.acc',
+        'student.task',
     }
     assert torch.isfinite(log['loss'])
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}

@@ -10,14 +10,16 @@ from comparators import (
     cross_entropy,
     distilled,
     kl,
+    labels_of,
     logits_of,
     pair_batch,
     parts_reached,
     plain_prediction,
 )
 from mmengine.logging import MessageHub
+from mmpretrain.models.utils.batch_augments import Mixup
 from torch import Tensor, nn
-from toys import toy_batch
+from toys import terms_of, toy_batch
 
 PARTNER = dict(
     CSKD='same_class',
@@ -107,7 +109,7 @@ def test_dlb_equals_its_equation(last_size: int):
     model = build('DLB', soft_label=dict(loss_weight=0.5))
     before = distilled(dict(type='frskd_mm.DLB'))
     before.load_state_dict(model.state_dict())
-    losses = model.loss(**first)
+    losses = terms_of(model.loss(**first))
     assert set(losses) == {'student.loss'}
     # The weights move between the iterations.
     sum(losses.values()).backward()
@@ -159,7 +161,11 @@ def test_the_teaching_view_is_detached(method: str, taught: slice):
     batch = pair_batch(PARTNER[method])
     batch['inputs'].requires_grad_()
     losses = model.loss(**batch)
-    term = next(name for name in losses if name not in ('student.loss', 'confident'))
+    term = next(
+        name
+        for name in losses
+        if name not in ('student.loss', 'student.task', 'confident')
+    )
     losses[term].backward()
     is_taught = batch['inputs'].grad.abs().sum(dim=(1, 2, 3)) > 0
     assert is_taught[taught].all()
@@ -173,8 +179,8 @@ def test_equal_views_leave_nothing_to_distil(method: str):
     batch['inputs'][4:] = batch['inputs'][:4]
     model.loss(**batch)
     losses = model.loss(**batch)
-    for name, value in losses.items():
-        if name not in ('student.loss', 'confident'):
+    for name, value in terms_of(losses).items():
+        if name != 'student.loss':
             torch.testing.assert_close(value, torch.zeros(()), atol=1e-5, rtol=0)
 
 
@@ -182,6 +188,18 @@ def test_equal_views_leave_nothing_to_distil(method: str):
 def test_batches_without_pairs_are_refused(method: str):
     with pytest.raises(ValueError, match='needs batches of pairs.*PairDataset'):
         build(method).loss(**toy_batch(4))
+
+
+@pytest.mark.parametrize('method', PARTNER)
+def test_mixed_images_are_refused(method: str):
+    """Mixup of the data preprocessor mixes across pairs."""
+    model, batch = build(method), pair_batch(PARTNER[method])
+    scores = torch.eye(10)[labels_of(batch['data_samples'])]
+    batch['inputs'], scores = Mixup(alpha=1.0).mix(batch['inputs'], scores)
+    for sample, score in zip(batch['data_samples'], scores):
+        sample.set_gt_score(score)
+    with pytest.raises(ValueError, match=f'{method} compares images .* Mixup'):
+        model.loss(**batch)
 
 
 def test_wrong_partners_are_refused():
