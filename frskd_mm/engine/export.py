@@ -2,7 +2,6 @@
 
 import os
 import os.path as osp
-import re
 from copy import deepcopy
 from typing import Any, Tuple
 
@@ -11,7 +10,7 @@ from mmengine.runner import save_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from frskd_mm.models.distilled import DISTILLER_PREFIX
-from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits
+from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits, weights_of
 from frskd_mm.utils.model import build_model
 
 from .config import check_checkpoint_file
@@ -98,7 +97,7 @@ def export_student(cfg: Config, checkpoint: str, out: str) -> Tuple[str, str]:
     loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     weights = {
         key: value
-        for key, value in _unwrapped(loaded.get('state_dict', loaded)).items()
+        for key, value in weights_of(loaded).items()
         if not key.startswith(DISTILLER_PREFIX)
     }
     _load_strictly(plain, weights, checkpoint)
@@ -113,11 +112,6 @@ def export_student(cfg: Config, checkpoint: str, out: str) -> Tuple[str, str]:
     config_path = osp.splitext(out)[0] + '.py'
     plain.dump(config_path)
     return out, config_path
-
-
-def _unwrapped(state_dict: dict) -> dict:
-    """Strip the prefix that MMEngine's DDPStrategy leaves, as its loading does."""
-    return {re.sub(r'^module\.', '', key): state_dict[key] for key in state_dict}
 
 
 def _load_strictly(plain: Config, weights: dict, checkpoint: str) -> None:

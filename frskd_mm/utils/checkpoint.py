@@ -1,10 +1,21 @@
-"""Comparing a checkpoint's tensors with a model's."""
+"""Reading a checkpoint's tensors and comparing them with a model's."""
 
-from typing import Dict, List, Mapping
+import re
+from typing import Any, Dict, List, Mapping
 
 from torch import Tensor
 
 Misfits = Dict[str, List[str]]
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
+    """Return the weights of a loaded checkpoint by their names in the model.
+
+    The prefix that MMEngine's DDPStrategy leaves is stripped, as MMEngine's own
+    loading does.
+    """
+    weights = checkpoint.get('state_dict', checkpoint)
+    return {re.sub(r'^module\.', '', name): weights[name] for name in weights}
 
 
 def find_misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Misfits:
