@@ -2,8 +2,7 @@
 
 from collections import defaultdict
 from functools import wraps
-from types import MethodType
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
 from torch import nn
 
@@ -36,17 +35,16 @@ class Recorder:
     def __init__(self, targets: Mapping[str, Target]) -> None:
         self.targets = dict(targets)
         self.outputs: Dict[str, List[Any]] = defaultdict(list)
-        self._before: Dict[str, Optional[MethodType]] = {}
 
     def __enter__(self) -> 'Recorder':
         for name, (owner, method) in self.targets.items():
             recorded = self._recording(name, getattr(owner, method))
-            self._before[name] = shadow(owner, method, recorded)
+            shadow(owner, method, recorded)
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
-        for name, (owner, method) in self.targets.items():
-            unshadow(owner, method, self._before[name])
+        for owner, method in self.targets.values():
+            unshadow(owner, method)
 
     def _recording(self, name: str, method: Callable) -> Callable:
         @wraps(method)
@@ -106,37 +104,44 @@ class Replayer(Recorder):
         return replayed
 
 
-def shadow(owner: object, method: str, replacement: Callable) -> Optional[MethodType]:
+def shadow(owner: object, method: str, replacement: Callable) -> None:
     """Let ``owner.method`` be ``replacement`` until :func:`unshadow`.
 
     It is set as on a plain object, since ``nn.Module.__setattr__`` is slow and
-    rejects some values.
-
-    Returns:
-        MethodType, optional: What :func:`unshadow` has to put back.
+    rejects some values. What others have set on the instance, as MMEngine's
+    activation checkpointing does, is put back by :func:`unshadow`.
 
     Raises:
         RuntimeError: If the method is shadowed already.
     """
-    before = getattr(owner, method)
-    is_own = method in owner.__dict__
-    if is_own and not isinstance(before, MethodType):
+    before = owner.__dict__.get(method)
+    if is_shadow(before):
         raise RuntimeError(
             f'{type(owner).__name__}.{method} is shadowed already; recordings '
             'of one object cannot be nested.'
         )
+    if before is None and is_compiling():
+        # Tracing can set attributes, but not remove them: the instance keeps its
+        # own method in its __dict__, which changes nothing.
+        before = getattr(owner, method)
+    replacement.is_shadow, replacement.before = True, before
     object.__setattr__(owner, method, replacement)
-    # Tracing can set attributes, but not remove them: the instance keeps its own
-    # method in its __dict__, which changes nothing.
-    return before if is_own or is_compiling() else None
 
 
-def unshadow(owner: object, method: str, before: Optional[MethodType] = None) -> None:
-    """Undo :func:`shadow`, given what it returned."""
-    if before is None:
-        owner.__dict__.pop(method, None)
+def unshadow(owner: object, method: str) -> None:
+    """Undo :func:`shadow`, if it was done."""
+    replacement = owner.__dict__.get(method)
+    if not is_shadow(replacement):
+        return
+    if replacement.before is None:
+        del owner.__dict__[method]
     else:
-        object.__setattr__(owner, method, before)
+        object.__setattr__(owner, method, replacement.before)
+
+
+def is_shadow(method: Any) -> bool:
+    """Whether a method was set by :func:`shadow`."""
+    return getattr(method, 'is_shadow', False)  # hasattr() is traced wrongly
 
 
 def bind_forward(module: nn.Module) -> None:

@@ -6,7 +6,9 @@ from types import MethodType
 
 import pytest
 import torch
+from mmengine.runner import turn_on_activation_checkpointing
 from torch import nn
+from toys import toy_batch, toy_distilled
 
 from frskd_mm.utils.recorder import (
     Recorder,
@@ -108,6 +110,37 @@ def test_shadow_and_unshadow():
     unshadow(plain, 'answer')
     unshadow(plain, 'answer')
     assert plain.answer() == 42
+
+
+def test_what_others_set_on_the_instance_is_recorded_and_put_back():
+    plain = Plain()
+    plain.answer = answer = lambda: 1
+    with Recorder({'answer': (plain, 'answer')}) as record:
+        plain.answer()
+    assert record.last('answer') == 1
+    assert plain.__dict__ == {'answer': answer}
+
+
+@pytest.mark.parametrize('detached', [True, False])
+def test_activation_checkpointing_of_mmengine(detached):
+    """It sets a function as the backbone's ``forward``."""
+    model, batch = toy_distilled(detach_inputs=detached), toy_batch()
+    checkpointed = deepcopy(model)
+    turn_on_activation_checkpointing(checkpointed, ['backbone'])
+    # MMEngine's needs an input with gradient to give the backbone its own.
+    batch['inputs'].requires_grad_()
+    terms = []
+    for either in (model, checkpointed):
+        losses = either(**batch, mode='loss')
+        either.parse_losses(losses)[0].backward()
+        terms.append(losses)
+    assert terms[0].keys() == terms[1].keys()
+    for name, value in terms[0].items():
+        assert torch.equal(terms[1][name], value), name
+    for (name, ours), theirs in zip(
+        checkpointed.named_parameters(), model.parameters()
+    ):
+        assert torch.equal(ours.grad, theirs.grad), name
 
 
 @pytest.mark.parametrize('call', ['module', 'forward'])
