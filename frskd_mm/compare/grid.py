@@ -15,6 +15,7 @@ import frskd_mm
 from frskd_mm.engine.config import load_config
 from frskd_mm.engine.export import student_config
 from frskd_mm.engine.wrap import PLAIN, method_name, wrap
+from frskd_mm.utils.model import build_model
 
 from .run import CONFIG, LOG, PROGRESS, RESULT
 
@@ -95,9 +96,9 @@ def plan_grid(
         list[Run]: All methods with the first seed, then with the next one.
 
     Raises:
-        ValueError: If a method is unknown, does not suit the config or changes
-            its recipe, or if the folder holds runs of another recipe; names the
-            difference.
+        ValueError: If a method is unknown, cannot be built with the config or
+            changes its recipe, or if the folder holds runs of another recipe;
+            names the difference.
         FileNotFoundError: If there is no such config or file of a method.
     """
     cfg = load_config(config, options)
@@ -158,7 +159,11 @@ def _check_config(cfg: Config, name: str) -> None:
 
 
 def _check_method(plain: Config, method: str, cfg: Config) -> None:
-    """Refuse a method that changes the recipe."""
+    """Refuse a method that cannot be built or changes the recipe."""
+    try:
+        build_model(cfg)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'The method {method} cannot be built: {error}') from error
     if cfg.model.type == 'frskd_mm.Distilled':
         cfg = student_config(cfg)
     differences = find_differences(plain.to_dict(), cfg.to_dict(), ignore=METHOD_KEYS)

@@ -27,6 +27,12 @@ OPTIONS = {
 }
 
 
+def write_method(folder, name, *lines):
+    path = folder / f'{name}.py'
+    path.write_text('\n'.join(lines) + '\n')
+    return str(path)
+
+
 @pytest.fixture(scope='module')
 def config():
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
@@ -58,8 +64,14 @@ def grid(config, out):
 
 @pytest.fixture(scope='module')
 def failed(config, out, grid):
-    """Add a method that fails: its teacher is not named."""
-    runs = plan_grid(config, ['kd'], [0], str(out), OPTIONS)
+    """Add a method that fails: its teacher was not trained."""
+    method = write_method(
+        out,
+        'kd',
+        "_base_ = 'frskd_mm::_base_/methods/kd_cls.py'",
+        f'distiller = dict(teacher={config!r}, checkpoint={str(out / "no.pth")!r})',
+    )
+    runs = plan_grid(config, [method], [0], str(out), OPTIONS)
     assert run_grid(runs) == runs
     return runs
 
@@ -158,7 +170,7 @@ def test_report_has_every_part(grid, failed, out):
 
 
 def test_a_failed_run_shows_the_end_of_its_log(failed):
-    assert 'teacher' in failed[0].last_log_lines()
+    assert 'No checkpoint of the teacher' in failed[0].last_log_lines()
 
 
 @pytest.mark.parametrize(
@@ -180,12 +192,6 @@ def test_another_recipe_is_refused(tmp_path, config, change, message):
     with pytest.raises(ValueError, match=message):
         plan_grid(config, ['none'], [2], str(tmp_path), {**OPTIONS, **change})
     assert not (tmp_path / 'none' / 'seed2').exists()
-
-
-def write_method(folder, name, *lines):
-    path = folder / f'{name}.py'
-    path.write_text('\n'.join(lines) + '\n')
-    return str(path)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +259,23 @@ def test_settings_of_one_method_are_given_in_a_file(tmp_path, config):
         with pytest.raises(ValueError, match=r"distiller = {'num_samples': 100}\."):
             plan_grid(config, methods, [0], str(tmp_path / 'b'), options)
     assert not (tmp_path / 'b').exists()
+
+
+def test_a_method_that_cannot_be_built_is_refused(tmp_path, config):
+    wrong = write_method(
+        tmp_path,
+        'wrong',
+        "_base_ = 'frskd_mm::_base_/methods/tf-kd_cls.py'",
+        'distiller = dict(alhpa=0.5)',
+    )
+    out = tmp_path / 'out'
+    for method, message in (
+        ('kd', 'kd cannot be built: .*PretrainedTeacher needs a trained teacher'),
+        (wrong, "wrong cannot be built: .*'alhpa'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan_grid(config, ['ce', method], [0], str(out), OPTIONS)
+    assert not out.exists()
 
 
 def test_a_run_of_other_settings_is_refused(tmp_path, config):
