@@ -39,10 +39,22 @@ class ReLUInputs(TorchFunctionMode):
         return output
 
     def of(self, feats: Union[Tensor, Sequence[Tensor]]) -> Any:
-        """Return the maps before their ReLU; a map that no ReLU made as it is."""
-        if isinstance(feats, Tensor):
-            return self._inputs.get(id(feats), (feats, feats))[1]
-        return tuple(self.of(feat) for feat in feats)
+        """Return the maps before their ReLU; a map that no ReLU made as it is.
+
+        Raises:
+            RuntimeError: If a map has a gradient, but not what was before its ReLU.
+        """
+        if not isinstance(feats, Tensor):
+            return tuple(self.of(feat) for feat in feats)
+        before = self._inputs.get(id(feats), (feats, feats))[1]
+        if feats.requires_grad and not before.requires_grad:
+            raise RuntimeError(
+                'The maps before their ReLU have no gradient, since reentrant '
+                'checkpointing computes them apart. Remove activation_checkpointing '
+                'of the part whose maps are compared, or compare maps after their '
+                "ReLU: feature_loss=dict(type='frskd_mm.AttentionTransferLoss')."
+            )
+        return before
 
 
 class PreactRecorder(Recorder):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
+from mmengine.runner import turn_on_activation_checkpointing
 from torch import nn
 from toys import toy_student_cfg
 
@@ -60,3 +61,16 @@ def test_maps_of_a_backbone(training):
         if not training:
             assert torch.equal(feat, plain)
     assert 'forward' not in backbone.__dict__
+
+
+def test_maps_without_gradient_before_their_relu_are_refused():
+    """A loss on them would train nothing."""
+    model = MODELS.build(toy_student_cfg())
+    turn_on_activation_checkpointing(model, ['backbone'])
+    image = torch.randn(2, 3, 16, 16, requires_grad=True)
+    with PreactRecorder({'feats': (model.backbone, 'forward')}) as record:
+        with pytest.raises(RuntimeError, match='Remove activation_checkpointing'):
+            model.extract_feat(image)
+        with torch.no_grad():
+            model.extract_feat(image)
+    assert record.last('preacts')[-1].min() < 0
