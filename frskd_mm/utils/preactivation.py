@@ -1,12 +1,13 @@
 """Look behind the last ReLU of a map, without changing the model."""
 
 from functools import wraps
-from typing import Any, Callable, Dict, Sequence, Tuple, Union
+from typing import Any, Callable, Sequence, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .recorder import Recorder
 
@@ -19,12 +20,15 @@ class ReLUInputs(TorchFunctionMode):
     Backbones return post-ReLU maps. Overhaul distillation compares what was
     before the ReLU, which this finds for any backbone, by the identity of the
     map: ReLUs of modules and functions, in place or not, are all seen.
+
+    What went in is held as long as what came out. Autograd holds that of most ReLUs,
+    so a copy of nearly every input is there at the end of a pass with gradients, and
+    only then is it known which of them are asked for. Without gradients few are.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # Outputs are kept too, so that an id is not used a second time.
-        self._inputs: Dict[int, Tuple[Tensor, Tensor]] = {}
+        self._inputs = WeakTensorKeyDictionary()
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None
@@ -35,7 +39,7 @@ class ReLUInputs(TorchFunctionMode):
         before = kwargs['input'] if 'input' in kwargs else args[0]
         before = before.clone()  # the ReLU may overwrite it
         output = func(*args, **kwargs)
-        self._inputs[id(output)] = (output, before)
+        self._inputs[output] = before
         return output
 
     def of(self, feats: Union[Tensor, Sequence[Tensor]]) -> Any:
@@ -46,7 +50,7 @@ class ReLUInputs(TorchFunctionMode):
         """
         if not isinstance(feats, Tensor):
             return tuple(self.of(feat) for feat in feats)
-        before = self._inputs.get(id(feats), (feats, feats))[1]
+        before = self._inputs.get(feats, feats)
         if feats.requires_grad and not before.requires_grad:
             raise RuntimeError(
                 'The maps before their ReLU have no gradient, since reentrant '

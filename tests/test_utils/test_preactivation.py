@@ -63,6 +63,15 @@ def test_maps_of_a_backbone(training):
     assert 'forward' not in backbone.__dict__
 
 
+def test_without_gradients_no_more_is_held_than_the_maps_own():
+    """A teacher's pass would otherwise take the memory of a training step."""
+    backbone = MODELS.build(toy_student_cfg()).backbone
+    with torch.no_grad(), ReLUInputs() as inputs:
+        feats = backbone(torch.randn(2, 3, 16, 16))
+    assert len(inputs._inputs) == len(feats) == 4
+    assert all(before.min() < 0 for before in inputs.of(feats))
+
+
 def test_maps_without_gradient_before_their_relu_are_refused():
     """A loss on them would train nothing."""
     model = MODELS.build(toy_student_cfg())
