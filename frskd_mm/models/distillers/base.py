@@ -7,7 +7,6 @@ from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
 from frskd_mm.models.tasks import ClassificationTask, task_of
-from frskd_mm.models.weight_schedule import WeightSchedule
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.random import isolated_rng
 
@@ -23,6 +22,8 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
     Args:
         student (BaseModel): The built student. It may be read here, to infer
             channels for example, but is not kept.
+        weight_schedule (dict, optional): Factor on the method's terms over time,
+            see ``WeightSchedule``. Constant by default.
 
     Raises:
         TypeError: If the method does not suit the student's task.
@@ -32,11 +33,14 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
     classification_only = False
     #: Whether the method reads several feature maps of the student.
     reads_levels = False
-    #: Factor on the method's terms over time.
-    weight_schedule: Any = WeightSchedule()
 
-    def __init__(self, student: BaseModel) -> None:
+    def __init__(
+        self, student: BaseModel, weight_schedule: Optional[dict] = None
+    ) -> None:
         super().__init__()
+        self.weight_schedule = MODELS.build(
+            {'type': 'frskd_mm.WeightSchedule', **(weight_schedule or {})}
+        )
         self.task = task_of(student)
         self.task.check_student(student)
         if self.classification_only and not isinstance(self.task, ClassificationTask):

@@ -80,14 +80,11 @@ class FRSKD(BaseDistiller):
         twin: Optional[dict] = None,
         input_size: Optional[Tuple[int, int]] = None,
     ) -> None:
-        super().__init__(student)
+        super().__init__(student, weight_schedule)
         self.source = source or self.task.default_source(student)
         self.detach_inputs = detach_inputs
         self.self_teacher_loss_weight = self_teacher_loss_weight
         self.soft_label = MODELS.build(soft_label)
-        self.weight_schedule = MODELS.build(
-            {'type': 'frskd_mm.WeightSchedule', **(weight_schedule or {})}
-        )
         self.self_teacher = SelfTeacher(
             self.task, student, student_cfg, neck, self.source, twin, input_size
         )

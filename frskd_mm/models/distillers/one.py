@@ -184,14 +184,11 @@ class ONE(BaseDistiller):
         weight_schedule: Optional[dict] = None,
         input_size: Optional[Tuple[int, int]] = None,
     ) -> None:
-        super().__init__(student)
+        super().__init__(student, weight_schedule)
         if num_branches < 2:
             raise ValueError(f'num_branches of ONE must be >= 2, got {num_branches}.')
         height, width = input_size or self.task.input_size
         self.soft_label = MODELS.build(soft_label)
-        self.weight_schedule = MODELS.build(
-            {'type': 'frskd_mm.WeightSchedule', **(weight_schedule or {})}
-        )
         shapes = self.task.feature_shapes(student, 'backbone', input_size)
         channels = [channels for channels, *_ in shapes]
         image = torch.randn(1, 3, height, width)

@@ -100,7 +100,7 @@ class PretrainedTeacher(BaseDistiller):
         source: Optional[str] = None,
         input_size: Optional[Tuple[int, int]] = None,
     ) -> None:
-        super().__init__(student)
+        super().__init__(student, weight_schedule)
         if not teacher or not checkpoint:
             raise ValueError(
                 'PretrainedTeacher needs a trained teacher. Set '
@@ -111,9 +111,6 @@ class PretrainedTeacher(BaseDistiller):
         self.student_loss_weight = student_loss_weight
         self.source = source or self.task.default_source(student)
         self.soft_label = MODELS.build(soft_label)
-        self.weight_schedule = MODELS.build(
-            {'type': 'frskd_mm.WeightSchedule', **(weight_schedule or {})}
-        )
         self._frozen = Frozen(_build_teacher(teacher))
         self._has_weights = False
         _check_classes(student, self.teacher)
@@ -174,6 +171,8 @@ class PretrainedTeacher(BaseDistiller):
                 'The teacher has no weights yet: call init_weights() of the '
                 'distilled model, as the runner does, before training.'
             )
+        if next(self.teacher.parameters()).device != inputs.device:
+            self.teacher.to(inputs.device)  # FSDP moves without _apply
         recorder = PreactRecorder if self.preact else Recorder
         feats = recorder(
             {'feats': (self.task.source_module(self.teacher, self.source), 'forward')}

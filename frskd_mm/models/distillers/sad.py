@@ -78,13 +78,10 @@ class SAD(BaseDistiller):
         weight_schedule: Optional[dict] = None,
         input_size: Optional[Tuple[int, int]] = None,
     ) -> None:
-        super().__init__(student)
+        super().__init__(student, weight_schedule)
         shapes = self.task.feature_shapes(student, 'backbone', input_size)
         check_num_levels(type(self).__name__, shapes)
         self.loss_weight = loss_weight
-        self.weight_schedule = MODELS.build(
-            {'type': 'frskd_mm.WeightSchedule', **(weight_schedule or {})}
-        )
 
     def loss(
         self,
