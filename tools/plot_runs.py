@@ -1,32 +1,9 @@
 """Compare finished runs: ``python tools/plot_runs.py --run NAME DIR [DIR ...]``."""
 
 import argparse
-from glob import glob
-from os import path as osp
-from statistics import mean, stdev
-from typing import List
 
+from frskd_mm.compare.statistics import mean_std
 from frskd_mm.visualization.learning_curves import draw_learning_curves, read_curves
-
-
-def find_log(work_dir: str) -> str:
-    """Return the scalars of the newest run in a work directory.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    logs = sorted(glob(osp.join(work_dir, '*', 'vis_data', 'scalars.json')))
-    if not logs:
-        raise FileNotFoundError(
-            f'{work_dir} has no log of a training (*/vis_data/scalars.json).'
-        )
-    return logs[-1]
-
-
-def describe(values: List[float]) -> str:
-    """Format mean ± standard deviation and the single values."""
-    spread = f' ± {stdev(values):.2f}' if len(values) > 1 else ''
-    return f'{mean(values):.2f}{spread}  ({", ".join(f"{v:.2f}" for v in values)})'
 
 
 def main() -> None:
@@ -49,11 +26,12 @@ def main() -> None:
     parser.add_argument('--out', help='PNG of the learning curves to write')
     args = parser.parse_args()
     runs = {
-        name: [read_curves(find_log(d), args.metric, args.scale) for d in work_dirs]
+        name: [read_curves(d, args.metric, args.scale) for d in work_dirs]
         for name, *work_dirs in args.run
     }
     for name, seeds in runs.items():
-        print(f'{name}: {describe([seed.metrics[-1] for seed in seeds])}')
+        values = [seed.metrics[-1] for seed in seeds]
+        print(f'{name}: {mean_std(values)}  ({", ".join(f"{v:.2f}" for v in values)})')
     if args.out:
         draw_learning_curves(runs, args.label or args.metric, args.title, args.out)
         print(args.out)

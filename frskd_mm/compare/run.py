@@ -5,8 +5,7 @@ import os
 import os.path as osp
 import sys
 import time
-from glob import glob
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import mmengine
 import numpy as np
@@ -23,6 +22,7 @@ from frskd_mm.engine.runs import build_runner
 from frskd_mm.models.distilled import Distilled
 from frskd_mm.utils.environment import require_cuda_ops
 from frskd_mm.utils.model import build_model, count_parameters, unwrap
+from frskd_mm.utils.scalars import read_scalars
 
 CONFIG, RESULT, LOG, PROGRESS = 'config.py', 'result.json', 'log.txt', 'progress.txt'
 PREDICTIONS, SCALARS, WORK_DIR = 'predictions.npz', 'scalars.json', 'work_dir'
@@ -149,20 +149,9 @@ def _peak_memory() -> int:
 
 
 def merge_scalars(folder: str) -> None:
-    """Join the logs of an interrupted run into one, ``scalars.json``.
-
-    What was logged after the checkpoint that the run went on from was logged
-    again: the later line counts.
-    """
-    lines: Dict[tuple, dict] = {}
-    pattern = osp.join(folder, WORK_DIR, '*', 'vis_data', 'scalars.json')
-    for path in sorted(glob(pattern)):
-        with open(path, encoding='utf-8') as file:
-            for text in file:
-                line = json.loads(text)
-                lines['loss' in line, line['step']] = line
-    ordered = [json.dumps(lines[key]) for key in sorted(lines)]
-    write_file(osp.join(folder, SCALARS), '\n'.join(ordered) + '\n')
+    """Join the logs of an interrupted run into one, ``scalars.json``."""
+    lines = map(json.dumps, read_scalars(osp.join(folder, WORK_DIR)))
+    write_file(osp.join(folder, SCALARS), '\n'.join(lines) + '\n')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """Learning curves, read from MMEngine's own logs."""
 
 import json
+import os.path as osp
 from itertools import cycle
 from typing import (
     TYPE_CHECKING,
@@ -14,6 +15,8 @@ from typing import (
 )
 
 import numpy as np
+
+from frskd_mm.utils.scalars import read_scalars
 
 from .figure import new_figure
 
@@ -42,18 +45,23 @@ class Curves(NamedTuple):
 
 
 def read_curves(path: str, metric: str, scale: float = 1.0) -> Curves:
-    """Read the student's curves from a run's ``vis_data/scalars.json``.
+    """Read the student's curves from what MMEngine logs.
 
     Args:
-        path: The log that MMEngine writes.
+        path: A ``scalars.json``, or a work directory with those of a run and of
+            its resumes.
         metric: Name of the metric, as the evaluator gives it.
         scale: Factor on the metric, 100 to make a fraction a percentage.
 
     Raises:
         ValueError: If the metric was not logged; lists what was.
+        FileNotFoundError: If the work directory has no log.
     """
-    with open(path, encoding='utf-8') as file:
-        lines = [json.loads(line) for line in file]
+    if osp.isdir(path):
+        lines = read_scalars(path)
+    else:
+        with open(path, encoding='utf-8') as file:
+            lines = [json.loads(line) for line in file]
     training = [line for line in lines if 'loss' in line]
     evaluation = [line for line in lines if metric in line]
     if not evaluation:
