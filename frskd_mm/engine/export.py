@@ -39,7 +39,7 @@ def student_config(cfg: Config) -> Config:
             f'The model of the config is {cfg.model.get("type")!r}, not '
             'frskd_mm.Distilled: it is a plain model already.'
         )
-    plain = deepcopy(cfg._cfg_dict.to_dict())
+    plain = deepcopy(cfg.to_dict())
     plain['model'] = plain['model']['student']
     for leftover in LEFTOVERS:
         plain.pop(leftover, None)

@@ -49,8 +49,9 @@ def wrap(
     method needs other batches also ``dataset_wrapper``, the config of a data
     set around the training set. Whatever else it holds is merged into the
     config. A file without ``distiller``, as that of label smoothing, changes the
-    plain model, whose head must then have the cross-entropy loss. A method of
-    one's own is the path of such a file, ending in '.py'.
+    plain model. The loss of the head is only replaced if it is the cross-entropy,
+    and ``train_cfg.augments`` only if there are none. A method of one's own is the
+    path of such a file, ending in '.py'.
 
     Args:
         cfg: Config of mmpretrain, mmseg or mmdet, or one's own of that form;
@@ -67,7 +68,8 @@ def wrap(
     Raises:
         ValueError: If the method is unknown for the task, the config has no
             model or a distilled one, the backbone does not give the maps that
-            the method reads, or the head not the loss that it replaces.
+            the method reads, or the config chose a loss or augments that the
+            method would replace.
         FileNotFoundError: If the method is a path, but there is no such file.
 
     Example:
@@ -104,16 +106,22 @@ def wrap(
                 if isinstance(task, ClassificationTask):
                     _ask_for_levels(task, student, built, cfg, input_size)
             model = dict(type='frskd_mm.Distilled', student=student, distiller=chosen)
+        elif given or distiller:
+            raise ValueError(
+                f'{method} has no distiller, but settings for one were given: '
+                f'{given or distiller}. Remove model.distiller.'
+            )
         else:
-            _check_plain_method(method, student, given or distiller)
             model = student
+        changes = settings.get('model', {})
+        _check_changes(method, cfg, student, changes.get('student', changes))
     cfg.model = model
     wrapper = settings._cfg_dict.pop('dataset_wrapper', None)
     if wrapper is not None:
         loader = cfg.train_dataloader
         loader.dataset = dict(**wrapper, dataset=loader.dataset)
     given_imports = [cfg.get('custom_imports'), settings.get('custom_imports')]
-    cfg.merge_from_dict(settings._cfg_dict.to_dict())
+    cfg.merge_from_dict(settings.to_dict())
     imports = [n for given in given_imports if given for n in _as_list(given.imports)]
     others = cfg.get('custom_imports') or {}
     cfg.custom_imports = {**others, 'imports': [*imports, 'frskd_mm']}
@@ -176,21 +184,35 @@ def _drop_own_scope(part: Any) -> None:
             _drop_own_scope(value)
 
 
-def _check_plain_method(method: str, model: ConfigDict, distiller: Any) -> None:
-    """Refuse a method that would replace another loss or ignore settings."""
-    if distiller:
-        raise ValueError(
-            f'{method} has no distiller, but settings for one were given: {distiller}. '
-            'Remove model.distiller.'
-        )
-    # The classifiers' default, written down so that it can be replaced.
-    loss = model.head.setdefault('loss', dict(type='CrossEntropyLoss'))['type']
-    if loss.split('.')[-1] != 'CrossEntropyLoss':
-        raise ValueError(
-            f'{method} replaces the cross-entropy loss of the head, but '
-            f'model.head.loss.type is {loss!r}. Use another method, or set '
-            "model.head.loss=dict(type='CrossEntropyLoss')."
-        )
+def _check_changes(method: str, cfg: Config, student: ConfigDict, changes: Any) -> None:
+    """Refuse a method that would replace what the recipe chose for itself.
+
+    Args:
+        method: Its name.
+        cfg: The plain config.
+        student: Its model. A loss that is the head's default is written down in
+            place, so that it can be replaced.
+        changes: What the method merges into the student.
+    """
+    if 'loss' in changes.get('head', {}):
+        loss = student.head.setdefault('loss', dict(type='CrossEntropyLoss'))['type']
+        loss = getattr(loss, '__name__', loss)  # a class in configs that import
+        if loss.split('.')[-1] != 'CrossEntropyLoss':
+            raise ValueError(
+                f'{method} replaces the cross-entropy loss of the head, but '
+                f'model.head.loss.type is {loss!r}. Use another method, or set '
+                "model.head.loss=dict(type='CrossEntropyLoss')."
+            )
+    if 'augments' in changes.get('train_cfg', {}):
+        preprocessor = student.get('data_preprocessor') or cfg.get('data_preprocessor')
+        given = (student.get('train_cfg') or {}).get('augments')
+        given = given or (preprocessor or {}).get('batch_augments')
+        if given and given != changes.train_cfg.augments:
+            raise ValueError(
+                f'{method} sets model.train_cfg.augments, but the recipe mixes images '
+                f'already, with {given}. Use a method that leaves them as they are, '
+                'such as frskd, or take them out of the config.'
+            )
 
 
 def _choose_input_size(

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from frskd_mm.engine import load_config, method_names, wrap
+from frskd_mm.engine import load_config, method_names, student_config, wrap
 from frskd_mm.engine.wrap import _method_files, choose_levels
 from frskd_mm.models import Distilled
 
@@ -134,6 +134,55 @@ def test_a_file_that_inherits_a_method_is_the_method(method, tmp_path):
     loader = dict(dataset=dict(type='CIFAR10'), collate_fn=dict(type='default_collate'))
     plain = resnet(train_dataloader=loader)
     assert wrap(plain, str(path)).to_dict() == wrap(plain, method).to_dict()
+
+
+LAZY = """
+from mmpretrain.models import (
+    CrossEntropyLoss, GlobalAveragePooling, ImageClassifier, LinearClsHead, ResNet)
+default_scope = 'mmpretrain'
+model = dict(
+    type=ImageClassifier,
+    backbone=dict(type=ResNet, depth=18, base_channels=8, stem_channels=8),
+    neck=dict(type=GlobalAveragePooling),
+    head=dict(type=LinearClsHead, num_classes=5, in_channels=64,
+              loss=dict(type=CrossEntropyLoss)))
+"""
+
+
+def test_configs_that_import_their_types(tmp_path):
+    (tmp_path / 'lazy.py').write_text(LAZY)
+    plain = load_config(str(tmp_path / 'lazy.py'))
+    smooth = wrap(plain, 'label-smoothing')
+    assert smooth.model.head.loss.type == 'LabelSmoothLoss'
+    build(smooth)
+    student = student_config(wrap(plain, 'frskd'))
+    del student.model.backbone['out_indices']
+    assert student.to_dict() == plain.to_dict()
+
+
+CUTMIX = dict(type='CutMix', alpha=1.0)
+BOTH = [dict(type='Mixup', alpha=0.8), CUTMIX]
+
+
+@pytest.mark.parametrize('method', ['frskd-mixup', 'frskd-cutmix'])
+@pytest.mark.parametrize('form', ['train_cfg', 'data_preprocessor'])
+def test_a_recipe_that_mixes_images_is_not_changed(method, form):
+    cfg = resnet()
+    if form == 'train_cfg':
+        cfg.model.train_cfg = dict(augments=BOTH)
+    else:
+        cfg.data_preprocessor = dict(batch_augments=dict(augments=BOTH))
+    with pytest.raises(ValueError, match=f'{method} sets .*0.8.*such as frskd'):
+        wrap(cfg, method)
+    assert wrap(cfg, 'frskd').model.student.get('train_cfg') == cfg.model.get(
+        'train_cfg'
+    )
+
+
+def test_the_same_mixing_may_be_named_twice():
+    cfg = resnet()
+    cfg.model.train_cfg = dict(augments=CUTMIX)
+    assert wrap(cfg, 'frskd-cutmix').model.to_dict() == wrap(cfg).model.to_dict()
 
 
 @pytest.mark.parametrize(
