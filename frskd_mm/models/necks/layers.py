@@ -276,10 +276,18 @@ class BiFPNLayer(BaseModule):
             t.append(self._run(self._bottom_up, i, feats[i], t[-1], skipped))
         return t + p[self.bottom_up + 1 :]
 
-    def _run(self, node: Callable[..., Tensor], *args: Any) -> Tensor:
+    def _run(self, node: Callable[..., Tensor], level: int, *args: Any) -> Tensor:
         if self.with_cp and self.training and torch.is_grad_enabled():
-            return recompute(self, node, *args)
-        return node(*args)
+            return recompute(self._parts(node, level), node, level, *args)
+        return node(level, *args)
+
+    def _parts(self, node: Callable[..., Tensor], level: int) -> List[nn.Module]:
+        """Return the modules that a node runs, its weights aside."""
+        if node == self._top_down:
+            laterals = [self.laterals[level]] if self.first else []
+            return [*laterals, self.upsamples[level], self.top_down_convs[level]]
+        parts = (self.second_laterals, self.downsamples, self.bottom_up_convs)
+        return [part[level - 1] for part in parts]
 
     def _lateral(
         self, level: int, feat: Tensor, weight: Optional[Tensor] = None

@@ -7,6 +7,7 @@ import reference
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from frskd_mm.models.necks import BiFPN, BiFPNc
 from frskd_mm.models.necks.layers import Pointwise
@@ -270,6 +271,31 @@ def test_recomputation_changes_nothing_but_what_is_kept(kind, detached):
     for one, other in zip(*results):
         assert torch.equal(one, other)
     assert saved[1] < saved[0] / 2
+
+
+class Restored(TorchDispatchMode):
+    """Counts the norms whose number of batches is put back."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        is_counter = func is torch.ops.aten.copy_.default and args[0].dim() == 0
+        self.number += is_counter and args[0].dtype == torch.long
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('kind', NECKS)
+def test_recomputation_puts_back_the_norms_that_it_runs(kind):
+    """Not all of the layer's for each of its nodes."""
+    channels, maps = [2, 3, 4], [(8, 8), (4, 4), (2, 2)]
+    neck = NECKS[kind](channels, num_layers=2, with_cp=True).double()
+    outs, run = neck(random_feats(2, maps, channels)), []
+    for norm in neck.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.register_forward_hook(lambda norm, *args: run.append(norm))
+    with Restored() as restored:
+        scalar_of(outs).backward()
+    assert restored.number == len(run) == len(set(run)) > 0
 
 
 def test_statistics_move_once_a_forward_when_the_norm_is_weighed():
