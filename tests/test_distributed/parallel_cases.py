@@ -65,6 +65,11 @@ def _classifier(distiller: Optional[dict] = None, **kwargs: Any) -> Case:
     )
 
 
+def _of_pairs(distiller: dict, partner: str, *terms: Tuple[str, ...]) -> Case:
+    case = _classifier(distiller, views=2, terms=terms)
+    return case._replace(batch=partial(comparators.pair_batch, partner=partner, size=6))
+
+
 def _frskd_cls(**frskd: Any) -> dict:
     distiller = toys.toy_frskd_cfg(**frskd)
     distiller['neck']['norm_cfg'] = GN
@@ -155,11 +160,38 @@ CASES = {
         {**_frskd_cls(), 'feature_loss': dict(_fitnet(), loss_weight=0.0)},
         terms=(('loss_kd', 'self_teacher.'),) * 2,
     ),
-    'classifier-consistency': _classifier(
+    'classifier-consistency': _of_pairs(
         dict(type='frskd_mm.Consistency', threshold=0.5),
-        views=2,
-        terms=(('loss_consistency',),) * 2,
-    )._replace(batch=partial(comparators.pair_batch, partner='same_image', size=6)),
+        'same_image',
+        ('loss_consistency',),
+        ('loss_consistency',),
+    ),
+    'classifier-cs-kd': _of_pairs(
+        dict(type='frskd_mm.CSKD'), 'same_class', ('loss_cs_kd',), ('loss_cs_kd',)
+    ),
+    # Its other term compares the means of the views, which are each process's own.
+    'classifier-ddgsd': _of_pairs(
+        dict(type='frskd_mm.DDGSD', mmd_weight=0.0),
+        'same_image',
+        ('loss_kd',),
+        ('loss_kd',),
+    ),
+    'classifier-dlb': _of_pairs(
+        dict(type='frskd_mm.DLB'), 'same_image', (), ('loss_dlb',)
+    ),
+    'classifier-sad': _classifier(
+        dict(type='frskd_mm.SAD', loss_weight=50.0), terms=(('loss_sad',),) * 2
+    ),
+    'classifier-sla': _classifier(
+        dict(type='frskd_mm.SLA'), terms=(('loss_joint', 'loss_sla'),) * 2
+    ),
+    'classifier-frskd-sla': _classifier(
+        dict(_frskd_cls(), type='frskd_mm.FRSKDSLA'),
+        terms=((*KD_AND_AT, 'loss_joint', 'loss_sla', 'self_teacher.'),) * 2,
+    ),
+    'classifier-tf-kd': _classifier(
+        dict(type='frskd_mm.TfKDReg'), terms=(('loss_tf_kd',),) * 2
+    ),
     'fcn': _segmentor(ignored=(0.1, 0.3, 0.7, 0.9)),
     'fcn-all-ignored-on-one': _segmentor(ignored=(0.1, 0.3, 1.1, 1.1)),
     'fcn-delayed': _segmentor(

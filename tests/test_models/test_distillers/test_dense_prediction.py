@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import pytest
+import reference
 import torch
 from mmengine.registry import MODELS
 from test_detection.det_toys import batch as detection_batch
@@ -112,13 +113,12 @@ def test_sad(task):
     assert losses_of(build(task, dict(type='frskd_mm.SAD')), task)['loss_sad'] > 0
 
 
-@pytest.mark.parametrize('term', FEATURE_TERMS)
-@pytest.mark.parametrize('task', TASKS)
-def test_pretrained_teacher(task, term, tmp_path):
+def taught(task, folder, temperature=1.0, **distiller):
+    """A student with a teacher of its own kind, and that teacher."""
     torch.manual_seed(1)
     teacher = MODELS.build(student_of(task))
     teacher.init_weights()
-    checkpoint = str(tmp_path / 'teacher.pth')
+    checkpoint = str(folder / 'teacher.pth')
     torch.save(dict(state_dict=teacher.state_dict()), checkpoint)
     model = build(
         task,
@@ -126,10 +126,17 @@ def test_pretrained_teacher(task, term, tmp_path):
             type='frskd_mm.PretrainedTeacher',
             teacher=student_of(task),
             checkpoint=checkpoint,
-            soft_label=dict(type=SOFT_LABELS[task], temperature=1.0),
-            feature_loss=FEATURE_TERMS[term],
+            soft_label=dict(type=SOFT_LABELS[task], temperature=temperature),
+            **distiller,
         ),
     )
+    return model, teacher
+
+
+@pytest.mark.parametrize('term', FEATURE_TERMS)
+@pytest.mark.parametrize('task', TASKS)
+def test_pretrained_teacher(task, term, tmp_path):
+    model, _ = taught(task, tmp_path, feature_loss=FEATURE_TERMS[term])
     losses = losses_of(model, task)
     assert losses['loss_kd'] > 0
     assert losses[term] > 0
@@ -148,6 +155,101 @@ def test_frskd_with_each_feature_term(task, term):
         ),
     )
     assert losses_of(model, task)[term] > 0
+
+
+def parts_reached(model, term):
+    """Parts of the model with a non-zero gradient of a term."""
+    model.zero_grad()
+    term.backward(retain_graph=True)
+    parts = set()
+    for name, param in model.named_parameters():
+        if param.grad is not None and param.grad.abs().sum() > 0:
+            owner, *rest = name.split('.')
+            parts.add('.'.join(rest[:2]) if owner == 'distiller' else owner)
+    return parts
+
+
+def stages_reached(model, term):
+    """Indices of the backbone's four stages among :func:`parts_reached`."""
+    assert 'backbone' in parts_reached(model, term)
+    return {
+        stage
+        for stage in range(4)
+        for param in getattr(model.backbone, f'layer{stage + 1}').parameters()
+        if param.grad is not None and param.grad.abs().sum() > 0
+    }
+
+
+#: What lies between the backbone and the compared outputs.
+REST = {
+    'segmentation': {'decode_head'},
+    'retinanet': {'neck', 'bbox_head'},
+    'faster_rcnn': {'neck', 'rpn_head', 'roi_head'},
+}
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_byot_trains_branches_and_backbone_alone(task):
+    soft_label = dict(type=SOFT_LABELS[task], temperature=1.0)
+    model = build(task, dict(type='frskd_mm.BYOT', soft_label=soft_label))
+    losses = model.loss(**batch_of(task))
+    for level in range(len(model.distiller.branches)):
+        for term in ('loss_kd', 'loss_hint'):
+            reached = parts_reached(model, losses[f'branch_{level}.{term}'])
+            assert reached == {'backbone', f'branches.{level}'}, term
+            last = model.backbone.out_indices[level]
+            assert stages_reached(model, losses[f'branch_{level}.{term}']) == set(
+                range(last + 1)
+            )
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_sad_trains_the_backbone_alone(task):
+    model = build(task, dict(type='frskd_mm.SAD'))
+    term = model.loss(**batch_of(task))['loss_sad']
+    assert parts_reached(model, term) == {'backbone'}
+    assert stages_reached(model, term) == {0, 1, 2}  # the deepest is only a target
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_a_pretrained_teacher_trains_the_student_alone(task, tmp_path):
+    model, _ = taught(task, tmp_path, feature_loss=FEATURE_TERMS['loss_at'])
+    losses = model.loss(**batch_of(task))
+    source = {'backbone'} if task == 'segmentation' else {'backbone', 'neck'}
+    assert parts_reached(model, losses['loss_kd']) == {'backbone'} | REST[task]
+    assert parts_reached(model, losses['loss_at']) == source
+
+
+def test_segmentors_terms_equal_the_equations(tmp_path):
+    data = segmentation_batch()
+    model, teacher = taught('segmentation', tmp_path, temperature=2.0)
+    teacher.eval()
+    # Logits that differ by more than rounding.
+    for seed, one in enumerate((model, teacher)):
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(one.decode_head.conv_seg.weight)
+        one.decode_head.dropout = None
+    model.distiller.teacher.load_state_dict(teacher.state_dict())
+    found = model.loss(**data)['loss_kd']
+    logits = [
+        one.decode_head(one.extract_feat(data['inputs'])) for one in (model, teacher)
+    ]
+    torch.testing.assert_close(found, reference.soft_label(*logits, temperature=2.0))
+    assert found > 0.1
+
+    model = build('segmentation', dict(type='frskd_mm.SAD', loss_weight=5.0))
+    found = model.loss(**data)['loss_sad']
+    expected = 0
+    feats = model.extract_feat(data['inputs'])
+    for shallow, deep in zip(feats, feats[1:]):
+        deep = torch.nn.functional.interpolate(
+            (deep**2).sum(dim=1, keepdim=True), shallow.shape[2:], mode='bilinear'
+        )
+        for one, other in zip((shallow**2).sum(dim=1), deep[:, 0]):
+            maps = [torch.exp(e - e.max()) for e in (one, other)]
+            maps = [m / m.sum() for m in maps]
+            expected += ((maps[0] - maps[1]) ** 2).mean() / len(shallow)
+    torch.testing.assert_close(found, 5.0 * expected, rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize('task', ['segmentation', 'retinanet'])
