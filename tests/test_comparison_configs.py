@@ -14,7 +14,10 @@ VARIABLES = {'distiller', 'student', 'teacher', 'dataset_wrapper'}
 #: Added by ``--method``, for whoever runs the config without the tools.
 ADDED = {'custom_imports'}
 #: The flag leaves the teacher to the user, the config names one.
-DELIBERATE = {'kd': {'model.distiller.teacher', 'model.distiller.checkpoint'}}
+TEACHER = {'model.distiller.teacher', 'model.distiller.checkpoint'}
+DELIBERATE = dict.fromkeys(('kd', 'kd-at', 'kd-fitnet', 'kd-overhaul'), TEACHER)
+#: They change the student's own loss or images.
+WITHOUT_DISTILLER = {'label-smoothing', 'mixup', 'cutmix'}
 #: What methods change in the student itself: its levels, and Mixup or CutMix.
 OF_STUDENT = {'model.backbone.out_indices', 'model.train_cfg'}
 
@@ -41,7 +44,7 @@ def test_the_flag_and_the_config_train_alike(method, student):
 
 
 @pytest.mark.parametrize('form', ['flag', 'config'])
-@pytest.mark.parametrize('method', sorted({*method_names('cls')} - {'label-smoothing'}))
+@pytest.mark.parametrize('method', sorted({*method_names('cls')} - WITHOUT_DISTILLER))
 def test_the_plain_student_has_the_plain_recipe(method, form):
     plain = Config.fromfile(CONFIGS / 'resnet18_cifar100.py')
     if form == 'flag':
@@ -53,5 +56,12 @@ def test_the_plain_student_has_the_plain_recipe(method, form):
     assert keys <= OF_STUDENT, '\n'.join(differences)
 
 
-def test_methods_were_found():
-    assert {'label-smoothing', 'kd', 'frskd', 'one', 'sad'} <= set(method_names('cls'))
+@pytest.mark.parametrize('student', ['resnet18', 'wrn16-2'])
+def test_every_comparison_is_a_method(student):
+    ending = f'_{student}_cifar100.py'
+    names = [
+        path.name[: -len(ending)]
+        for folder in (CONFIGS, CONFIGS / 'comparison')
+        for path in folder.glob(f'?*{ending}')
+    ]
+    assert sorted(names) == method_names('cls')

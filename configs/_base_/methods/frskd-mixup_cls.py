@@ -1,3 +1,3 @@
 # FRSKD with Mixup: python tools/train.py CONFIG --method frskd-mixup
-_base_ = '../frskd_cls.py'
-model = dict(student=dict(train_cfg=dict(augments=dict(type='Mixup', alpha=0.2))))
+_base_ = ['../frskd_cls.py', './mixup_cls.py']
+model = dict(_delete_=True, student=_base_.model)

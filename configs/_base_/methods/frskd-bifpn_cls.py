@@ -1,0 +1,5 @@
+# FRSKD with the BiFPN self-teacher: 256 channels at every level.
+_base_ = '../frskd_cls.py'
+distiller = dict(
+    neck=dict(_delete_=True, type='frskd_mm.BiFPN', out_channels=256, depth=2)
+)

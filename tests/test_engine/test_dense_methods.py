@@ -1,0 +1,64 @@
+"""Every method file for segmentation and detection trains a tiny student."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from test_detection import det_toys
+from test_segmentation import seg_toys
+
+from frskd_mm.engine import method_names, wrap
+from frskd_mm.utils.model import build_model
+
+#: The terms that each method adds, whatever part of it they are of.
+TERMS = {
+    'byot': {'loss_kd', 'loss_hint'},
+    'frskd': {'loss_kd', 'loss_at'},
+    'frskd-bifpn': {'loss_kd', 'loss_at'},
+    'frskd-f': {'loss_kd'},
+    'frskd-fitnet': {'loss_kd', 'loss_fitnet'},
+    'frskd-overhaul': {'loss_kd', 'loss_overhaul'},
+    'kd': {'loss_kd'},
+    'sad': {'loss_sad'},
+}
+#: SyncBN needs a GPU, and 32 groups need wider maps.
+NORMS = {'seg': dict(type='BN'), 'det': dict(num_groups=4)}
+
+
+def plain_and_batch(task):
+    if task == 'seg':
+        cfg = dict(default_scope='mmseg', model=seg_toys.student_cfg())
+        return Config(cfg), seg_toys.batch()
+    cfg = dict(default_scope='mmdet', model=det_toys.student_cfg('retinanet'))
+    return Config(cfg), det_toys.batch()
+
+
+@pytest.mark.parametrize('method', TERMS)
+@pytest.mark.parametrize('task', ['seg', 'det'])
+def test_it_trains(task, method, tmp_path):
+    torch.manual_seed(0)
+    plain, batch = plain_and_batch(task)
+    distiller = {}
+    if method == 'kd':
+        checkpoint = str(tmp_path / 'teacher.pth')
+        torch.save(build_model(plain).state_dict(), checkpoint)
+        distiller = dict(teacher=plain.model.to_dict(), checkpoint=checkpoint)
+    elif method.startswith('frskd'):  # distilled from the first iteration on
+        distiller = dict(neck=dict(norm_cfg=NORMS[task]), weight_schedule=dict(begin=0))
+    cfg = wrap(plain, method, distiller=distiller)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = build_model(cfg).train()
+        model.init_weights()
+        losses = model.loss(batch['inputs'], batch['data_samples'])
+        total, log = model.parse_losses(losses)
+    total.backward()
+    assert torch.isfinite(total)
+    names = set().union(*TERMS.values())
+    added = {key: value for key, value in log.items() if key.split('.')[-1] in names}
+    assert {key.split('.')[-1] for key in added} == TERMS[method]
+    assert all(value.item() > 0 for value in added.values())
+
+
+@pytest.mark.parametrize('task', ['seg', 'det'])
+def test_each_method_is_tested(task):
+    assert method_names(task) == sorted(TERMS)
