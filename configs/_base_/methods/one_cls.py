@@ -3,6 +3,6 @@ distiller = dict(
     type='frskd_mm.ONE',
     num_branches=3,
     soft_label=dict(type='frskd_mm.SoftLabelLoss', temperature=3.0, loss_weight=1.0),
-    # 80 of 300 epochs in the authors' recipe
-    weight_schedule=dict(ramp='sigmoid', ramp_end=80),
+    # the authors' 80 of 300 epochs, as a fraction of any training
+    weight_schedule=dict(ramp='sigmoid', ramp_end=80 / 300),
 )

@@ -12,12 +12,14 @@ from distiller_checks import (
     toy_model,
     trained_parts,
 )
+from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from torch.nn import Sequential
 from toys import terms_of, toy_batch
 
 from frskd_mm.models.distillers.one import find_last_stage
+from frskd_mm.models.weight_schedule import WeightSchedule
 
 PARTS = {
     'backbone.layer4': 'last_stage',
@@ -134,6 +136,18 @@ def test_ramp_up(epoch):
     value = model(**batch, mode='loss')['loss_kd']
     ramp = math.exp(-5 * (1 - min(1, (epoch + 1) / 80)) ** 2)
     torch.testing.assert_close(value, ramp * full)
+
+
+@pytest.mark.parametrize(('max_epochs', 'ramp_end'), [(300, 80), (200, 54), (24, 7)])
+def test_the_method_ramps_up_in_any_training(repo, max_epochs, ramp_end):
+    method = Config.fromfile(repo / 'configs' / '_base_' / 'methods' / 'one_cls.py')
+    schedule = WeightSchedule(**method.distiller.weight_schedule)
+    hub = MessageHub.get_current_instance()
+    hub.update_info('max_epochs', max_epochs)
+    for epoch in range(max_epochs):
+        hub.update_info('epoch', epoch)
+        ramp = math.exp(-5 * (1 - min(1, (epoch + 1) / ramp_end)) ** 2)
+        assert schedule() == pytest.approx(ramp)
 
 
 WIDE_RESNET = dict(type='frskd_mm.WideResNet', depth=10, widen_factor=1)
