@@ -5,6 +5,7 @@ import os
 import os.path as osp
 import sys
 import time
+from glob import glob
 from typing import Any, Optional
 
 import mmengine
@@ -16,7 +17,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 import frskd_mm
 from frskd_mm.benchmark.peak import resident_peak
-from frskd_mm.engine.config import configure_run
+from frskd_mm.engine.config import check_checkpoint_file, configure_run
 from frskd_mm.engine.export import export_student
 from frskd_mm.engine.runs import build_runner
 from frskd_mm.models.distilled import Distilled
@@ -82,6 +83,29 @@ def _evaluators(cfg: Config) -> list:
     return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
+def find_resumable(work_dir: str) -> Optional[str]:
+    """Return the checkpoint to go on from, or None to begin.
+
+    With ``max_keep_ckpts=1``, MMEngine removes the last checkpoint before it writes
+    the next one. A run that is killed in between leaves the name of a file that is
+    gone, and perhaps the beginning of another.
+
+    Args:
+        work_dir: Of the run.
+    """
+    # Not best_*.pth: they lack the optimizer.
+    patterns = [osp.join(work_dir, f'{unit}_*.pth') for unit in ('epoch', 'iter')]
+    others = [path for pattern in patterns for path in glob(pattern)]
+    others.sort(key=osp.getmtime, reverse=True)
+    for path in filter(None, [find_latest_checkpoint(work_dir), *others]):
+        try:
+            check_checkpoint_file(path)
+        except (FileNotFoundError, ValueError):
+            continue
+        return path
+    return None
+
+
 def execute(folder: str, parent: int) -> None:
     """Train, or go on training, then test the last weights and export them.
 
@@ -93,8 +117,7 @@ def execute(folder: str, parent: int) -> None:
     cfg = Config.fromfile(osp.join(folder, CONFIG))
     require_cuda_ops(cfg.get('default_scope'))
     # A first start must keep the config's own load_from.
-    resume = 'auto' if find_latest_checkpoint(work_dir) else None
-    configure_run(cfg, work_dir=work_dir, resume=resume)
+    configure_run(cfg, work_dir=work_dir, resume=find_resumable(work_dir))
     if is_classification(cfg):
         calibration = dict(
             type='frskd_mm.Calibration',

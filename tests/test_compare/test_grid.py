@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import time
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -112,6 +114,30 @@ def test_a_killed_run_goes_on_from_its_checkpoint(grid):
     # Killed before the validation that follows the checkpoint, it may lack that.
     assert set(whole) - set(killed) <= {(False, 1), (False, 2)}
     assert sorted(set(killed)) == killed
+
+
+@pytest.mark.parametrize(('left', 'resumed'), [('epoch_2', 2), (None, 0)])
+def test_a_run_goes_on_although_its_last_checkpoint_is_gone(
+    grid, tmp_path, left, resumed
+):
+    done = Path(grid[0].folder)
+    run = grid[0]._replace(folder=str(tmp_path / 'run'))
+    work_dir = tmp_path / 'run' / 'work_dir'
+    work_dir.mkdir(parents=True)
+    shutil.copy(done / 'config.py', work_dir.parent)
+    if left:
+        shutil.copy(done / 'work_dir' / f'{left}.pth', work_dir)
+    shutil.copy(done / 'work_dir' / 'epoch_2.pth', work_dir / 'best_x_epoch_2.pth')
+    (work_dir / 'epoch_3.pth').write_bytes(b'PK')  # killed while it was written
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_1.pth'))
+    assert run_grid([run]) == [], run.last_log_lines()
+    log = (tmp_path / 'run' / 'log.txt').read_text()
+    assert re.findall(r'resumed epoch: (\d)', log) == [str(resumed)] * bool(resumed)
+    whole, anew = (
+        json.loads((folder / 'result.json').read_text())['metrics']
+        for folder in (done, tmp_path / 'run')
+    )
+    assert anew == whole
 
 
 def test_seeds_are_drawn_where_all_have_points():
