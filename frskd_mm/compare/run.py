@@ -27,6 +27,7 @@ from frskd_mm.utils.scalars import read_scalars
 
 CONFIG, RESULT, LOG, PROGRESS = 'config.py', 'result.json', 'log.txt', 'progress.txt'
 PREDICTIONS, SCALARS, WORK_DIR = 'predictions.npz', 'scalars.json', 'work_dir'
+PEAK_MEMORY = 'peak_memory.txt'
 CALIBRATION = 'compare'
 
 
@@ -34,14 +35,14 @@ class ProgressHook(Hook):
     """Write how much of the training is done, and end with the grid.
 
     Args:
-        path: File for the fraction.
+        folder: The run's, for the fraction and the peak of memory.
         parent: Process that runs the grid. When it is gone, killed without a
             chance to stop its runs, the run stops, so that a new grid can go
             on with it.
     """
 
-    def __init__(self, path: str, parent: int) -> None:
-        self.path, self.parent = path, parent
+    def __init__(self, folder: str, parent: int) -> None:
+        self.folder, self.parent = folder, parent
         self.written = 0.0
 
     def before_train_iter(
@@ -58,10 +59,12 @@ class ProgressHook(Hook):
         data_batch: Any = None,
         outputs: Optional[dict] = None,
     ) -> None:
-        """Write the fraction, once a second."""
+        """Write both, once a second."""
         if time.monotonic() - self.written > 1.0:
             self.written = time.monotonic()
-            write_file(self.path, str((runner.iter + 1) / runner.max_iters))
+            done = (runner.iter + 1) / runner.max_iters
+            write_file(osp.join(self.folder, PROGRESS), str(done))
+            note_peak_memory(self.folder)
 
 
 def write_file(path: str, text: str) -> None:
@@ -69,6 +72,25 @@ def write_file(path: str, text: str) -> None:
     with open(f'{path}.part', 'w', encoding='utf-8') as file:
         file.write(text)
     os.replace(f'{path}.part', path)
+
+
+def note_peak_memory(folder: str) -> int:
+    """Keep the peak of all processes of a run, since it may be interrupted.
+
+    Args:
+        folder: The run's, with ``peak_memory.txt``.
+
+    Returns:
+        int: Bytes: of tensors on a GPU, else of the whole process.
+    """
+    on_gpu = torch.cuda.is_available()
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resident_peak()
+    path = osp.join(folder, PEAK_MEMORY)
+    if osp.isfile(path):
+        with open(path, encoding='utf-8') as file:
+            peak = max(peak, int(file.read()))
+    write_file(path, str(peak))
+    return peak
 
 
 def is_classification(cfg: Config) -> bool:
@@ -126,7 +148,7 @@ def execute(folder: str, parent: int) -> None:
         )
         cfg.test_evaluator = [*_evaluators(cfg), calibration]
     runner = build_runner(cfg)
-    runner.register_hook(ProgressHook(osp.join(folder, PROGRESS), parent))
+    runner.register_hook(ProgressHook(folder, parent))
     runner.train()
     metrics = runner.test()
 
@@ -146,7 +168,7 @@ def execute(folder: str, parent: int) -> None:
             if isinstance(value, (int, float, np.number))
         },
         step_seconds=float(np.median(step_seconds)),
-        peak_memory_mb=_peak_memory() / 2**20,
+        peak_memory_mb=note_peak_memory(folder) / 2**20,
         parameters_training=count_parameters(model),
         parameters_inference=count_parameters(deployed),
         environment=dict(
@@ -162,13 +184,6 @@ def execute(folder: str, parent: int) -> None:
 
 def _device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
-
-
-def _peak_memory() -> int:
-    """Return bytes: of tensors on a GPU, else of the whole process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resident_peak()
 
 
 def merge_scalars(folder: str) -> None:

@@ -28,6 +28,9 @@ OPTIONS = {
     'default_hooks.logger.interval': 2,
 }
 
+#: Bytes, more than a process here needs: as if the one that was killed had.
+PEAK_BEFORE = 2**40
+
 
 def write_method(folder, name, *lines):
     path = folder / f'{name}.py'
@@ -60,6 +63,8 @@ def grid(config, out):
     process.kill()
     process.wait()
     assert not runs[0].finished
+    peak = out / 'none' / 'seed0' / 'peak_memory.txt'
+    peak.write_text(str(int(peak.read_text()) + PEAK_BEFORE))
     assert run_grid(runs) == [], runs[0].last_log_lines()
     return runs
 
@@ -138,6 +143,14 @@ def test_a_run_goes_on_although_its_last_checkpoint_is_gone(
         for folder in (done, tmp_path / 'run')
     )
     assert anew == whole
+
+
+def test_the_peak_of_memory_is_that_of_all_processes(grid):
+    killed, whole = (
+        json.loads(Path(run.folder, 'result.json').read_text())['peak_memory_mb']
+        for run in (grid[0], grid[2])
+    )
+    assert killed > PEAK_BEFORE / 2**20 > whole
 
 
 def test_seeds_are_drawn_where_all_have_points():
@@ -359,10 +372,10 @@ def test_differences_have_dotted_keys():
 
 
 def test_a_run_ends_with_its_grid(tmp_path):
-    path = str(tmp_path / 'progress.txt')
-    ProgressHook(path, os.getppid()).before_train_iter(None, 0)
+    folder = str(tmp_path)
+    ProgressHook(folder, os.getppid()).before_train_iter(None, 0)
     with pytest.raises(SystemExit, match='is gone'):
-        ProgressHook(path, os.getpid()).before_train_iter(None, 0)
+        ProgressHook(folder, os.getpid()).before_train_iter(None, 0)
 
 
 def test_logs_of_an_interrupted_run_are_joined(tmp_path):
