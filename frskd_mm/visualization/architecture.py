@@ -8,6 +8,8 @@ from torch import Tensor
 
 from frskd_mm.models.tasks.base import as_levels
 
+from .figure import new_figure
+
 STUDENT, TEACHER, TERM, INPUT = '#4878b0', '#d1793b', '#7a5195', '#8c8c8c'
 # x of the columns: image, F, L, P, T, heads, terms.
 IMAGE_X, F_X, L_X, P_X, T_X, HEAD_X, TERM_X = 0.5, 2.5, 4.5, 5.5, 7.2, 9.8, 11.9
@@ -24,9 +26,10 @@ def draw_architecture(model: BaseModel, image: Tensor, path: str) -> None:
         model (BaseModel): Distilled model whose distiller is ``FRSKD``.
         image (Tensor): Preprocessed image (1, 3, H, W).
         path (str): Picture to write.
-    """
-    import matplotlib.pyplot as plt
 
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
     distiller = model.distiller
     self_teacher = distiller.self_teacher
     model.eval()
@@ -37,7 +40,8 @@ def draw_architecture(model: BaseModel, image: Tensor, path: str) -> None:
 
     bottom = -1.0  # row of the student's head; levels are rows 0 to n - 1
     last_row = float(len(feats) - 1)
-    figure, axes = plt.subplots(figsize=(15, 2.6 + 0.8 * len(feats)))
+    figure = new_figure(figsize=(15, 2.6 + 0.8 * len(feats)))
+    axes = figure.subplots()
     axes.set(xlim=(-0.3, 15.0), ylim=(bottom - 1.0, last_row + 1.2))
     axes.axis('off')
     source = distiller.task.source_module(model, distiller.source)
@@ -103,7 +107,6 @@ def draw_architecture(model: BaseModel, image: Tensor, path: str) -> None:
         va='center',
     )
     figure.savefig(path, dpi=100, bbox_inches='tight')
-    plt.close(figure)
 
 
 def _shape(feat: Tensor) -> str:
