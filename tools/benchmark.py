@@ -20,7 +20,6 @@ from frskd_mm.benchmark import (
     choose_image_size,
     configure_arms,
     draw_sweep,
-    environment,
     measure,
     measure_inference,
     parse_sweep,
@@ -31,6 +30,7 @@ from frskd_mm.benchmark import (
     sweep_table,
 )
 from frskd_mm.engine import load_config
+from frskd_mm.utils.environment import describe_environment
 from frskd_mm.utils.optional import require_packages
 
 
@@ -197,7 +197,7 @@ def main() -> None:
     if args.json:
         result = dict(
             command=f'python {shlex.join(sys.argv)}',
-            environment=environment(),
+            environment=describe_environment(),
             steps=args.steps,
             warmup=args.warmup,
             sweep=kind,

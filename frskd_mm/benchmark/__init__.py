@@ -1,7 +1,7 @@
 """What a training step costs, beside the plain student's and others'."""
 
 from .inference import measure_inference
-from .measure import environment, measure
+from .measure import measure
 from .plan import Arm, choose_image_size, configure, configure_arms, plan_arms
 from .report import report
 from .steps import Workload, silence
@@ -15,7 +15,6 @@ __all__ = [
     'configure',
     'configure_arms',
     'draw_sweep',
-    'environment',
     'measure',
     'measure_inference',
     'parse_sweep',

@@ -2,11 +2,8 @@
 
 from typing import Any, Dict, List, Mapping, Sequence
 
-import mmengine
 import numpy as np
-import torch
 
-import frskd_mm
 from frskd_mm.models.distilled import DISTILLER_PREFIX
 from frskd_mm.utils.model import count_parameters
 
@@ -116,15 +113,3 @@ def bound(
     """
     flops_ratio = own['step_flops'] / plain['step_flops']
     return dict(flops_ratio=flops_ratio, ratio_to_flops=ratio / flops_ratio)
-
-
-def environment() -> Dict[str, Any]:
-    """Return what the figures depend on beside the code."""
-    on_gpu = torch.cuda.is_available()
-    return dict(
-        device=torch.cuda.get_device_name() if on_gpu else 'CPU',
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        mmengine=mmengine.__version__,
-        frskd_mm=frskd_mm.__version__,
-    )

@@ -8,20 +8,18 @@ import time
 from glob import glob
 from typing import Any, Optional
 
-import mmengine
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 
-import frskd_mm
 from frskd_mm.benchmark.peak import resident_peak
 from frskd_mm.engine.config import check_checkpoint_file, configure_run
 from frskd_mm.engine.export import export_student
 from frskd_mm.engine.runs import build_runner
 from frskd_mm.models.distilled import Distilled
-from frskd_mm.utils.environment import require_cuda_ops
+from frskd_mm.utils.environment import describe_environment, require_cuda_ops
 from frskd_mm.utils.model import build_model, count_parameters, unwrap
 from frskd_mm.utils.scalars import read_scalars
 
@@ -171,19 +169,9 @@ def execute(folder: str, parent: int) -> None:
         peak_memory_mb=note_peak_memory(folder) / 2**20,
         parameters_training=count_parameters(model),
         parameters_inference=count_parameters(deployed),
-        environment=dict(
-            device=_device_name(),
-            threads=torch.get_num_threads(),
-            torch=torch.__version__,
-            mmengine=mmengine.__version__,
-            frskd_mm=frskd_mm.__version__,
-        ),
+        environment=describe_environment(),
     )
     write_file(osp.join(folder, RESULT), json.dumps(result, indent=2))
-
-
-def _device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
 
 
 def merge_scalars(folder: str) -> None:

@@ -6,10 +6,12 @@ from glob import escape as glob_escape
 from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Optional
+from typing import Any, Dict, Optional
 
 from mmengine.config import utils as config_utils
 from mmengine.utils import digit_version
+
+from frskd_mm.version import __version__
 
 # Import name -> (distribution, first tested version, first untested version),
 # for the two families of packages that provide the same import names.
@@ -149,6 +151,21 @@ def register_config_packages() -> None:
     # the configs are always those of the imported code, whether it is installed,
     # installed for development or merely on the Python path.
     config_utils.MODULE2PACKAGE['frskd_mm'] = 'frskd_mm.version'
+
+
+def describe_environment() -> Dict[str, Any]:
+    """Return what measurements depend on beside the code."""
+    import mmengine
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    return dict(
+        device=torch.cuda.get_device_name() if on_gpu else 'CPU',
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        mmengine=mmengine.__version__,
+        frskd_mm=__version__,
+    )
 
 
 def require_cuda_ops(scope: Optional[str]) -> None:
