@@ -192,6 +192,7 @@ MODEL_LIST: Dict[str, Dict[str, tuple]] = {
         'YOLOv3': ('yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py', NO_SOFT_LABEL),
         'YOLOX': ('yolox/yolox_tiny_8xb8-300e_coco.py',),
         'RTMDet': ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py',),
+        'RTMDet-Ins': ('rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py',),
         'SSD300': ('ssd/ssd300_coco.py',),
         'CenterNet': (
             'centernet/centernet_r18_8xb16-crop512-140e_coco.py',
@@ -323,10 +324,11 @@ def check(path: str, method: str, options: Dict[str, Any]) -> Dict[str, Any]:
         size = 64
     try:
         cfg = wrap(cfg, method)
+        distiller = cfg.model.get('distiller', {})
         if cfg.default_scope == 'mmpretrain':
-            size = cfg.model.distiller.get('input_size', (size, size))[0]
+            size = distiller.get('input_size', (size, size))[0]
         # All terms from the first step on.
-        cfg.model.distiller.pop('weight_schedule', None)
+        distiller.pop('weight_schedule', None)
         result = step(cfg, size)
     except Exception as error:
         # Is it the method, or does the plain model not train either?
