@@ -104,12 +104,17 @@ class Replayer(Recorder):
         return replayed
 
 
-def shadow(owner: object, method: str, replacement: Callable) -> None:
+def shadow(owner: object, method: str, replacement: Any) -> None:
     """Let ``owner.method`` be ``replacement`` until :func:`unshadow`.
 
     It is set as on a plain object, since ``nn.Module.__setattr__`` is slow and
     rejects some values. What others have set on the instance, as MMEngine's
     activation checkpointing does, is put back by :func:`unshadow`.
+
+    Args:
+        owner: Module or plain object.
+        method: Name of its method.
+        replacement: A function or partial, which is marked with attributes.
 
     Raises:
         RuntimeError: If the method is shadowed already.
@@ -130,7 +135,7 @@ def shadow(owner: object, method: str, replacement: Callable) -> None:
 
 def unshadow(owner: object, method: str) -> None:
     """Undo :func:`shadow`, if it was done."""
-    replacement = owner.__dict__.get(method)
+    replacement: Any = owner.__dict__.get(method)
     if not is_shadow(replacement):
         return
     if replacement.before is None:
