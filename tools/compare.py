@@ -72,9 +72,9 @@ def main() -> None:
             args.out,
             args.cfg_options,
         )
-    except (ValueError, FileNotFoundError, ImportError) as error:
+        failed = run_grid(runs, args.jobs)
+    except (ValueError, FileNotFoundError, ImportError, BlockingIOError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
-    failed = run_grid(runs, args.jobs)
     command = f'python {shlex.join(sys.argv)}'
     try:
         print('\n' + write_report(runs, args.out, command, args.metric))

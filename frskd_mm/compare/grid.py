@@ -1,13 +1,15 @@
 """The grid of methods and seeds: planned, checked and run."""
 
+import fcntl
 import os
 import os.path as osp
 import subprocess
 import sys
 import time
 from collections import deque
+from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from mmengine.config import Config
 
@@ -21,6 +23,8 @@ from .run import CONFIG, LOG, PROGRESS, RESULT
 
 #: File of the grid's folder with the plain recipe.
 RECIPE = 'recipe.py'
+#: Another one, held by the command that trains in the folder.
+LOCK = 'lock'
 #: What a method may change beside its distiller and its pairs of images.
 METHOD_KEYS = (
     'custom_imports',
@@ -47,6 +51,11 @@ class Run(NamedTuple):
     def finished(self) -> bool:
         """Whether it was trained and tested."""
         return osp.isfile(osp.join(self.folder, RESULT))
+
+    @property
+    def out(self) -> str:
+        """The grid's folder."""
+        return osp.dirname(osp.dirname(self.folder))
 
     @property
     def progress(self) -> float:
@@ -247,10 +256,45 @@ def run_grid(runs: Sequence[Run], jobs: int = 1) -> List[Run]:
 
     Returns:
         list[Run]: Those that failed.
+
+    Raises:
+        BlockingIOError: If another command trains in the grid's folder.
     """
     waiting = deque(run for run in runs if not run.finished)
     if len(waiting) < len(runs):
         print(f'{len(runs) - len(waiting)} of {len(runs)} runs are finished already.')
+    if not waiting:
+        return []
+    with _hold(runs[0].out) as lock:
+        return _run_all(runs, waiting, jobs, lock)
+
+
+@contextmanager
+def _hold(folder: str) -> Iterator[int]:
+    """Keep other commands out of a grid's folder.
+
+    Yields:
+        int: File descriptor. The folder is free when all processes that have it
+        open have ended, however they did.
+
+    Raises:
+        BlockingIOError: If another command holds it.
+    """
+    with open(osp.join(folder, LOCK), 'w', encoding='utf-8') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f'Another command is training in {folder}. Wait until it has ended, or '
+                'give another --out. Runs whose command was killed end with their '
+                'present step or test.'
+            ) from error
+        yield file.fileno()
+
+
+def _run_all(
+    runs: Sequence[Run], waiting: Deque[Run], jobs: int, lock: int
+) -> List[Run]:
     running: Dict[Run, subprocess.Popen] = {}
     failed: List[Run] = []
     progress = _Progress(runs)
@@ -258,7 +302,7 @@ def run_grid(runs: Sequence[Run], jobs: int = 1) -> List[Run]:
         while waiting or running:
             while waiting and len(running) < jobs:
                 run = waiting.popleft()
-                running[run] = _start(run, single_threaded=jobs > 1)
+                running[run] = _start(run, single_threaded=jobs > 1, lock=lock)
             time.sleep(0.1)
             for run in [run for run in running if running[run].poll() is not None]:
                 code = running.pop(run).returncode
@@ -280,7 +324,9 @@ def run_grid(runs: Sequence[Run], jobs: int = 1) -> List[Run]:
     return failed
 
 
-def _start(run: Run, single_threaded: bool) -> subprocess.Popen:
+def _start(
+    run: Run, single_threaded: bool, lock: Optional[int] = None
+) -> subprocess.Popen:
     root = osp.dirname(osp.dirname(osp.abspath(frskd_mm.__file__)))
     paths = [root, *filter(None, [os.environ.get('PYTHONPATH')])]
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
@@ -289,7 +335,12 @@ def _start(run: Run, single_threaded: bool) -> subprocess.Popen:
     command = [sys.executable, '-m', 'frskd_mm.compare.run', run.folder]
     with open(osp.join(run.folder, LOG), 'a', encoding='utf-8') as log:
         return subprocess.Popen(
-            [*command, str(os.getpid())], stdout=log, stderr=subprocess.STDOUT, env=env
+            [*command, str(os.getpid())],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=env,
+            # It goes on for a moment when this process is killed.
+            pass_fds=[] if lock is None else [lock],
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 from mmengine.config import Config
 
 from frskd_mm.compare import plan_grid, run_grid, write_report
-from frskd_mm.compare.grid import _start, find_differences, method_of
+from frskd_mm.compare.grid import _hold, _start, find_differences, method_of
 from frskd_mm.compare.run import ProgressHook, merge_scalars
 from frskd_mm.engine import load_config, method_names, wrap
 from frskd_mm.visualization.learning_curves import mean_curve
@@ -125,22 +125,22 @@ def test_a_killed_run_goes_on_from_its_checkpoint(grid):
 def test_a_run_goes_on_although_its_last_checkpoint_is_gone(
     grid, tmp_path, left, resumed
 ):
-    done = Path(grid[0].folder)
-    run = grid[0]._replace(folder=str(tmp_path / 'run'))
-    work_dir = tmp_path / 'run' / 'work_dir'
+    done, folder = Path(grid[0].folder), tmp_path / 'none' / 'seed0'
+    run = grid[0]._replace(folder=str(folder))
+    work_dir = folder / 'work_dir'
     work_dir.mkdir(parents=True)
-    shutil.copy(done / 'config.py', work_dir.parent)
+    shutil.copy(done / 'config.py', folder)
     if left:
         shutil.copy(done / 'work_dir' / f'{left}.pth', work_dir)
     shutil.copy(done / 'work_dir' / 'epoch_2.pth', work_dir / 'best_x_epoch_2.pth')
     (work_dir / 'epoch_3.pth').write_bytes(b'PK')  # killed while it was written
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_1.pth'))
     assert run_grid([run]) == [], run.last_log_lines()
-    log = (tmp_path / 'run' / 'log.txt').read_text()
+    log = (folder / 'log.txt').read_text()
     assert re.findall(r'resumed epoch: (\d)', log) == [str(resumed)] * bool(resumed)
     whole, anew = (
-        json.loads((folder / 'result.json').read_text())['metrics']
-        for folder in (done, tmp_path / 'run')
+        json.loads((path / 'result.json').read_text())['metrics']
+        for path in (done, folder)
     )
     assert anew == whole
 
@@ -376,6 +376,22 @@ def test_a_run_ends_with_its_grid(tmp_path):
     ProgressHook(folder, os.getppid()).before_train_iter(None, 0)
     with pytest.raises(SystemExit, match='is gone'):
         ProgressHook(folder, os.getpid()).before_train_iter(None, 0)
+
+
+def test_a_second_command_in_the_folder_is_refused(tmp_path, config):
+    runs = plan_grid(config, ['ce'], [0], str(tmp_path), OPTIONS)
+    with _hold(str(tmp_path)) as lock:
+        with pytest.raises(BlockingIOError, match='Another command is training in'):
+            run_grid(runs)
+        assert not os.path.exists(os.path.join(runs[0].folder, 'log.txt'))
+        process = _start(runs[0], single_threaded=True, lock=lock)
+    # As if the command had been killed: its run is still there.
+    with pytest.raises(BlockingIOError, match='Another command'), _hold(str(tmp_path)):
+        pass
+    process.kill()
+    process.wait()
+    with _hold(str(tmp_path)):
+        pass
 
 
 def test_logs_of_an_interrupted_run_are_joined(tmp_path):
