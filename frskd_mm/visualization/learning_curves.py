@@ -3,16 +3,7 @@
 import json
 import os.path as osp
 from itertools import cycle
-from typing import (
-    TYPE_CHECKING,
-    Dict,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -20,13 +11,12 @@ from frskd_mm.utils.scalars import read_scalars
 
 from .figure import new_figure
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 COLOURS = (
     *('#4878b0', '#d1793b', '#5a9e6f', '#7a5195', '#c44e52', '#8c6d46', '#d48fb8'),
     *('#7f7f7f', '#b5a642', '#4fb3bf', '#1f2d5a', '#9bc86a'),
 )
+DASHES = ('-', '--', ':')
+MAX_WITH_SEEDS = 8
 
 
 class Curves(NamedTuple):
@@ -86,7 +76,8 @@ def draw_learning_curves(
 ) -> None:
     """Draw training loss and metric of several methods.
 
-    Thin lines are single seeds, thick ones their means where all were logged.
+    Thick lines are means over seeds where all were logged, thin ones single seeds,
+    drawn for up to 8 methods.
 
     Args:
         runs: Curves of each seed, by the method's name for the legend.
@@ -98,13 +89,18 @@ def draw_learning_curves(
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    figure = new_figure(figsize=(10, 4))
+    figure = new_figure(figsize=(12, max(4.0, 0.8 + 0.24 * len(runs))))
     left, right = figure.subplots(1, 2)
-    for colour, (name, seeds) in zip(cycle(COLOURS), runs.items()):
+    styles = cycle((colour, dashes) for dashes in DASHES for colour in COLOURS)
+    for (colour, dashes), (name, seeds) in zip(styles, runs.items()):
         losses = [(seed.iterations, seed.losses) for seed in seeds]
         metrics = [(seed.epochs, seed.metrics) for seed in seeds]
-        _draw_seeds(left, losses, name, colour, marker='')
-        _draw_seeds(right, metrics, name, colour, marker='o')
+        for axes, curves in ((left, losses), (right, metrics)):
+            if len(curves) > 1 and len(runs) <= MAX_WITH_SEEDS:
+                for x, y in curves:
+                    axes.plot(x, y, color=colour, alpha=0.3, linewidth=0.8)
+            label = f'{name} ({len(curves)} seeds)' if len(curves) > 1 else name
+            axes.plot(*mean_curve(curves), dashes, color=colour, label=label)
     for colour, (name, value) in zip(COLOURS[len(runs) :], (levels or {}).items()):
         right.axhline(value, color=colour, linestyle='--', label=name)
     left.set(xlabel='iteration', ylabel="student's own training loss", ylim=(0, None))
@@ -113,23 +109,9 @@ def draw_learning_curves(
     for axes in (left, right):
         axes.locator_params(axis='x', integer=True)
         axes.grid(alpha=0.3)
-        axes.legend()
+    figure.legend(*right.get_legend_handles_labels(), loc='outside center right')
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
-
-
-def _draw_seeds(
-    axes: 'Axes',
-    curves: Sequence[Tuple[List[int], List[float]]],
-    name: str,
-    colour: str,
-    marker: str,
-) -> None:
-    if len(curves) > 1:
-        for x, y in curves:
-            axes.plot(x, y, color=colour, alpha=0.3, linewidth=0.8)
-        name = f'{name} (mean of {len(curves)} seeds)'
-    axes.plot(*mean_curve(curves), color=colour, marker=marker, linewidth=2, label=name)
 
 
 def mean_curve(

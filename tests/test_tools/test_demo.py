@@ -109,6 +109,17 @@ def test_curves_are_drawn(tmp_path):
     assert {(0xB0, 0x78, 0x48), (0x3B, 0x79, 0xD1), (0x6F, 0x9E, 0x5A)} <= drawn
 
 
+@pytest.mark.filterwarnings('error')
+def test_many_methods_leave_room_for_the_curves(tmp_path):
+    path = tmp_path / 'curves.png'
+    seed = Curves([1, 2, 3], [3.0, 2.0, 1.0], [1, 2], [10.0, 20.0])
+    runs = {f'a method with number {i}': [seed] * 3 for i in range(25)}
+    draw_learning_curves(runs, metric_label='mIoU', title='Title', path=str(path))
+    height, width, _ = cv2.imread(str(path)).shape
+    assert height > 25 * 20
+    assert 1000 < width < 2000
+
+
 def test_attention_is_relative_to_a_uniform_map():
     from toys import toy_batch, toy_distilled
 
