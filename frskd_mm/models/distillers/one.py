@@ -8,18 +8,22 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
+from mmengine.logging import print_log
 from mmengine.model import BaseModel, BaseModule, ModuleList, Sequential
 from torch import Tensor, nn
 
 from frskd_mm.models.tasks.base import as_levels
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.model import count_parameters
 from frskd_mm.utils.random import isolated_rng
 from frskd_mm.utils.recorder import Replayer
 
 from .base import BaseDistiller, StudentLoss, name_student_loss, with_prefix
 
 
-def find_last_stage(backbone: nn.Module, image: Tensor) -> Tuple[str, List[nn.Module]]:
+def find_last_stage(
+    backbone: nn.Module, image: Tensor, stage: Optional[str] = None
+) -> Tuple[str, List[nn.Module]]:
     """Find the modules that make a backbone's last map.
 
     The last stage is the outermost module that turns one map into the last one
@@ -29,13 +33,14 @@ def find_last_stage(backbone: nn.Module, image: Tensor) -> Tuple[str, List[nn.Mo
     Args:
         backbone: Any backbone; left as it was.
         image: (1, 3, H, W), not constant.
+        stage: Name of the module to begin with instead.
 
     Returns:
         tuple: The last stage's name, and the modules that lead from its input to
         the last map, the last stage first.
 
     Raises:
-        ValueError: If the backbone has no such stage.
+        ValueError: If no such stage leads to the last map.
     """
     inputs: Dict[nn.Module, Tensor] = {}
     calls: List[Tuple[str, nn.Module, Tensor, Tensor]] = []
@@ -68,15 +73,24 @@ def find_last_stage(backbone: nn.Module, image: Tensor) -> Tuple[str, List[nn.Mo
     modules: List[nn.Module] = []
     # From the last call to the first, in which a module comes before its parts.
     for name, module, before, after in reversed(calls):
+        if stage is not None and stage.startswith(f'{name}.'):
+            continue  # the stage is a part of it
         if torch.equal(after, target):
             modules.insert(0, module)
         elif torch.equal(F.relu(after), target):
             modules[:0] = [module, nn.ReLU()]
         else:
             continue
-        if any(param.dim() > 1 for param in module.parameters()):  # not just norms
+        has_weights = any(param.dim() > 1 for param in module.parameters())  # no norm
+        if name == stage or (stage is None and has_weights):
             return name, modules
         target = before
+    if stage is not None:
+        raise ValueError(
+            f'ONE cannot branch at {stage!r}: no module of that name leads, map by '
+            f'map, to the last map of {type(backbone).__name__}. Set the stage of the '
+            'distiller to one that does, or leave it out.'
+        )
     raise ValueError(
         f'ONE cannot branch {type(backbone).__name__}: no module of it turns one map '
         'into its last one by a convolution or linear layer. Use a backbone with such '
@@ -163,6 +177,9 @@ class ONE(BaseDistiller):
         student_cfg (ConfigDict): Its config, given by ``Distilled``.
         soft_label (dict): L_KD; temperature 3 and weight 1 in the paper.
         num_branches (int): m. Defaults to 3.
+        stage (str, optional): Name of the backbone's module that is the first in
+            the branches. By default the last stage is found by a dry forward, and
+            its name is logged.
         weight_schedule (dict, optional): r, see ``WeightSchedule``. Constant
             by default.
         input_size (tuple[int, int], optional): Image height and width of the
@@ -181,6 +198,7 @@ class ONE(BaseDistiller):
         student_cfg: ConfigDict,
         soft_label: dict,
         num_branches: int = 3,
+        stage: Optional[str] = None,
         weight_schedule: Optional[dict] = None,
         input_size: Optional[Tuple[int, int]] = None,
     ) -> None:
@@ -192,19 +210,26 @@ class ONE(BaseDistiller):
         shapes = self.task.feature_shapes(student, 'backbone', input_size)
         channels = [channels for channels, *_ in shapes]
         image = torch.randn(1, 3, height, width)
-        self.stage_name, stage = find_last_stage(student.backbone, image)
+        self.stage_name, modules = find_last_stage(student.backbone, image, stage)
         with self._record_shared(student) as shared:
             self.task.feature_shapes(student, 'backbone', input_size)
         self.gate = Gate(shared[-1].shape[1], num_branches)
         self.branches = ModuleList(
             StageBranch(
-                stage=stage,
+                stage=modules,
                 twin_cfg=self.task.twin_cfg(
                     student_cfg, 'backbone', channels, channels
                 ),
                 init_cfg=student.backbone.init_cfg,
             )
             for _ in range(num_branches - 1)
+        )
+        size = count_parameters(self.branches[0].stage)
+        print_log(
+            f'ONE: {num_branches} branches from backbone.{self.stage_name} on, with '
+            f'{size:,} of the {count_parameters(student.backbone):,} parameters of the '
+            'backbone in each.',
+            logger='current',
         )
 
     def loss(

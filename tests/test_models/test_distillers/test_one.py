@@ -170,14 +170,14 @@ BACKBONES = {
 }
 
 
-def build_on(backbone, channels):
+def build_on(backbone, channels, **one):
     student = dict(
         type='mmpretrain.ImageClassifier',
         backbone=backbone,
         neck=dict(type='GlobalAveragePooling'),
         head=dict(type='LinearClsHead', num_classes=10, in_channels=channels),
     )
-    distiller = one_cfg(num_branches=2)
+    distiller = one_cfg(num_branches=2, **one)
     return MODELS.build(
         dict(type='frskd_mm.Distilled', student=student, distiller=distiller)
     )
@@ -226,3 +226,26 @@ def test_backbones_that_give_vectors():
 def test_wrong_arguments():
     with pytest.raises(ValueError, match='num_branches of ONE must be >= 2, got 1'):
         toy_model(one_cfg(num_branches=1))
+
+
+@pytest.mark.parametrize(
+    ('stage', 'names'),
+    [
+        ('layer3', ['layer3', 'layer4']),
+        ('layer4.1', ['layer4.1']),
+        ('layer3.1', ['layer3.1', 'layer4']),
+    ],
+)
+def test_the_stage_can_be_set(stage, names):
+    model = build_on(dict(type='ResNet', depth=18), 512, stage=stage)
+    branch, backbone = model.distiller.branches[0], model.backbone
+    modules = Sequential(*(backbone.get_submodule(name) for name in names))
+    branch.stage.load_state_dict(modules.state_dict())
+    branch.twin.head.load_state_dict(model.head.state_dict())
+    losses = model(**toy_batch(height=32, width=32), mode='loss')
+    torch.testing.assert_close(losses['branch_2.loss'], losses['student.loss'])
+
+
+def test_a_stage_that_does_not_lead_to_the_last_map_is_named():
+    with pytest.raises(ValueError, match="cannot branch at 'layer5'"):
+        build_on(dict(type='ResNet', depth=18), 512, stage='layer5')
