@@ -53,9 +53,9 @@ LEGEND = (
     "the same seed, with the 95 % interval of Student's t for n paired seeds. ECE: 15 "
     'bins. Step time: median time of a training step. Memory: peak of the process, '
     'or of tensors on a GPU. Both relative to the plain student of the same seed. '
-    "Added parameters: beside the plain student's, while training and in the exported "
-    'student. –: the evaluator gave none for some seed, as for a detector without '
-    'detections.'
+    "Added parameters: beside the plain student's, while training (without a frozen "
+    'pretrained teacher) and in the exported student. –: the evaluator gave none for '
+    'some seed, as for a detector without detections.'
 )
 
 
