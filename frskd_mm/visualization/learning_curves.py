@@ -109,7 +109,7 @@ def draw_learning_curves(
     for axes in (left, right):
         axes.locator_params(axis='x', integer=True)
         axes.grid(alpha=0.3)
-    figure.legend(*right.get_legend_handles_labels(), loc='outside center right')
+    figure.legend(*right.get_legend_handles_labels(), loc='outside right center')
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
 
