@@ -156,9 +156,7 @@ def _method_files(task: str) -> Dict[str, str]:
 
 def _read_method(method: str, task: str) -> Config:
     if method.endswith('.py'):
-        settings = load_config(method)
-        _drop_own_scope(settings._cfg_dict)
-        return settings
+        return load_config(method)
     files = _method_files(task)
     if method not in files:
         raise ValueError(
@@ -167,21 +165,6 @@ def _read_method(method: str, task: str) -> Config:
             'its file, FILE.py.'
         )
     return Config.fromfile(files[method])
-
-
-def _drop_own_scope(part: Any) -> None:
-    """Let a method that inherits ``frskd_mm::...`` name types of the host library.
-
-    MMEngine marks what comes from another package with that package's scope, where
-    the host's types, such as those of the student, are not found.
-    """
-    if isinstance(part, dict):
-        if part.get('_scope_') == 'frskd_mm':
-            del part['_scope_']
-        part = list(part.values())
-    if isinstance(part, (list, tuple)):
-        for value in part:
-            _drop_own_scope(value)
 
 
 def _check_changes(method: str, cfg: Config, student: ConfigDict, changes: Any) -> None:

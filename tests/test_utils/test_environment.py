@@ -260,6 +260,23 @@ def test_config_paths_of_every_package_resolve(path, tmp_path):
     assert load_config(path).to_dict().keys() == inherited.to_dict().keys()
 
 
+@pytest.mark.parametrize(
+    'path',
+    [
+        '_base_/../frskd_resnet18_cifar100.py',
+        'digits/frskd_fcn_r18-c16_digit-scenes.py',
+        'digits/frskd_retinanet_r18-c16_digit-scenes.py',
+    ],
+)
+def test_a_config_that_inherits_ours_is_ours(path, repo, tmp_path):
+    child = tmp_path / 'child.py'
+    child.write_text(f"_base_ = 'frskd_mm::{path}'\n")
+    assert (
+        load_config(str(child)).to_dict()
+        == load_config(str(repo / 'configs' / path)).to_dict()
+    )
+
+
 def test_our_config_paths_lead_to_the_imported_code(repo, monkeypatch, tmp_path):
     # another copy of the package, installed but not the one that is imported
     tmp_path.joinpath('frskd_mm').mkdir()
