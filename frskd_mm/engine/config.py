@@ -4,13 +4,14 @@ import difflib
 import os.path as osp
 import zipfile
 from glob import glob
-from typing import Any, List, Optional
+from typing import List, Optional
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hub import get_config
 
 from frskd_mm.utils.environment import HOSTS, has_host, missing_host
+from frskd_mm.utils.scope import drop_own_scope
 
 
 def load_config(path: str, options: Optional[dict] = None) -> Config:
@@ -36,25 +37,10 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         if not osp.isfile(path):
             raise FileNotFoundError(_no_such_file('config', path))
         cfg = Config.fromfile(path)
-    _drop_own_scope(cfg._cfg_dict)
+    drop_own_scope(cfg._cfg_dict)
     if options:
         cfg.merge_from_dict(options)
     return cfg
-
-
-def _drop_own_scope(part: Any) -> None:
-    """Let a config that inherits ``frskd_mm::...`` name types of the host library.
-
-    MMEngine marks what comes from another package with that package's scope, where
-    the host's types, such as those of the student, are not found.
-    """
-    if isinstance(part, dict):
-        if part.get('_scope_') == 'frskd_mm':
-            del part['_scope_']
-        part = list(part.values())
-    if isinstance(part, (list, tuple)):
-        for value in part:
-            _drop_own_scope(value)
 
 
 def _no_such_file(kind: str, path: str) -> str:

@@ -18,6 +18,7 @@ from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits
 from frskd_mm.utils.compiling import is_compiling
 from frskd_mm.utils.random import isolated_rng
 from frskd_mm.utils.recorder import bind_forward, shadow, unshadow
+from frskd_mm.utils.scope import drop_own_scope
 
 DISTILLER_PREFIX = 'distiller.'
 
@@ -166,6 +167,8 @@ def distill(
     model = MODELS.build(deepcopy(student_cfg))
     if isinstance(model, Distilled):
         raise TypeError('The student is distilled already: unwrap its config.')
+    distiller = deepcopy(distiller)
+    drop_own_scope(distiller)  # the twin's types are the host's
     with isolated_rng():
         built = MODELS.build(
             distiller, default_args=dict(student=model, student_cfg=student_cfg)

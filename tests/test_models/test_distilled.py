@@ -7,6 +7,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import build_optim_wrapper
@@ -398,3 +399,21 @@ def test_the_plain_students_loss_is_logged_unscaled(distiller):
     torch.testing.assert_close(losses['student.task'], expected)
     assert not losses['student.task'].requires_grad
     assert model.parse_losses(losses)[1]['student.task'] == losses['student.task']
+
+
+def test_a_distiller_inherited_from_this_package_builds_the_hosts_twin(tmp_path):
+    """As in a config of another project, read by MMEngine alone."""
+    path = tmp_path / 'child.py'
+    path.write_text(
+        f"""
+_base_ = 'frskd_mm::_base_/frskd_cls.py'
+model = dict(
+    type='frskd_mm.Distilled', student={toy_student_cfg()}, distiller=_base_.distiller
+)
+"""
+    )
+    cfg = Config.fromfile(path)
+    assert cfg.model.distiller._scope_ == 'frskd_mm'
+    model = MODELS.build(cfg.model)
+    assert isinstance(model.distiller.self_teacher.twin, ImageClassifier)
+    assert cfg.model.distiller._scope_ == 'frskd_mm'  # left as it was

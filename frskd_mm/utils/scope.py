@@ -1,0 +1,21 @@
+"""The registry scope that MMEngine gives to inherited configs."""
+
+from typing import Any
+
+
+def drop_own_scope(part: Any) -> None:
+    """Let a config that inherits ``frskd_mm::...`` name types of the host library.
+
+    MMEngine marks what comes from another package with that package's scope, where
+    the host's types, such as those of the student, are not found.
+
+    Args:
+        part: Config or a part of it; changed in place.
+    """
+    if isinstance(part, dict):
+        if part.get('_scope_') == 'frskd_mm':
+            del part['_scope_']
+        part = list(part.values())
+    if isinstance(part, (list, tuple)):
+        for value in part:
+            drop_own_scope(value)
