@@ -27,9 +27,15 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
     Raises:
         FileNotFoundError: If there is no such file; names similar ones.
         ImportError: If the package is not installed.
+        ValueError: If a path in a package names no folder.
     """
-    package, separator, _ = path.partition('::')
+    package, separator, name = path.partition('::')
     if separator:
+        if '/' not in name:
+            raise ValueError(
+                f"MMEngine wants a folder after '::', which {path} lacks. Write for "
+                f'example {package}::_base_/../{name}.'
+            )
         if package in HOSTS and not has_host(package):
             raise missing_host(package, path)
         cfg = get_config(path)
@@ -65,16 +71,30 @@ def check_checkpoint_file(path: str) -> None:
     """
     if '://' in path:
         return
+    if osp.isdir(path):
+        found = sorted(glob(osp.join(path, '*.pth')))
+        raise FileNotFoundError(
+            f'{path} is a folder. Name a checkpoint, such as '
+            f'{found[-1] if found else osp.join(path, "epoch_1.pth")}.'
+        )
     if not osp.isfile(path):
         raise FileNotFoundError(_no_such_file('checkpoint', path))
     with open(path, 'rb') as file:
         is_pickle = file.read(1) == b'\x80'  # PyTorch's format before 1.6
-    if not is_pickle and not zipfile.is_zipfile(path):
+    if not is_pickle and not _is_intact_zip(path):
         raise ValueError(
-            f'{path} is not a complete PyTorch checkpoint: it was cut off while it '
-            'was written or copied, or is another kind of file. Use another one, '
-            'for example the previous epoch of the same work directory.'
+            f'{path} is not a complete PyTorch checkpoint: it was cut off or damaged '
+            'while it was written or copied, or is another kind of file. Use another '
+            'one, for example the previous epoch of the same work directory.'
         )
+
+
+def _is_intact_zip(path: str) -> bool:
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None  # compares check sums
+    except zipfile.BadZipFile:
+        return False
 
 
 def resolve_work_dir(cfg: Config, config_path: str, work_dir: Optional[str]) -> str:
@@ -109,6 +129,12 @@ def configure_run(
     Raises:
         ValueError: If an option does not suit the config or the machine.
     """
+    if 'distiller' in cfg.model and cfg.model.type != 'frskd_mm.Distilled':
+        raise ValueError(
+            'The options set model.distiller, but nothing distils the '
+            f'{cfg.model.type}. Name a method, as --method frskd, or give a config '
+            'with one.'
+        )
     cfg.work_dir = work_dir
     cfg.launcher = launcher
     if resume == 'auto':

@@ -7,9 +7,11 @@ from typing import ContextManager, Dict, Optional
 
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from frskd_mm.models.distilled import Distilled
+from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits, weights_of
 from frskd_mm.utils.environment import require_cuda_ops
 from frskd_mm.utils.model import unwrap
 
@@ -46,12 +48,40 @@ def train(cfg: Config) -> Runner:
 
     Returns:
         Runner: After training.
+
+    Raises:
+        ValueError: If the run to be resumed is of another model.
     """
     require_cuda_ops(cfg.get('default_scope'))
     signal.signal(signal.SIGTERM, _stop)
     runner = build_runner(cfg)
+    if cfg.get('resume') and isinstance(runner, Runner):
+        _check_resumable(runner, cfg)
     runner.train()
     return runner
+
+
+def _check_resumable(runner: Runner, cfg: Config) -> None:
+    """Refuse to go on with a run of another model.
+
+    Raises:
+        ValueError: If the checkpoint's weights are not all those of the model.
+    """
+    path = cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
+    if path is None:
+        return
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    model = unwrap(runner.model)
+    misfits = summarize_misfits(
+        find_misfits(model.state_dict(), weights_of(checkpoint))
+    )
+    if misfits:
+        raise ValueError(
+            f'{path} is of another model than the config, so the run cannot be '
+            f'resumed: {misfits}. Give the config and the --method of that run, or '
+            "begin a new one from its weights with --cfg-options load_from='...' "
+            'instead of --resume.'
+        )
 
 
 def _stop(signum: int, frame: Optional[FrameType]) -> None:

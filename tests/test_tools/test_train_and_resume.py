@@ -13,6 +13,9 @@ import torch
 from mmengine.runner import Runner
 
 from frskd_mm.engine import configure_run, load_config
+from frskd_mm.engine import train as start_training
+from frskd_mm.engine.config import check_checkpoint_file
+from frskd_mm.utils.model import build_model
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = 'configs/digits/frskd_wrn10-1_digits.py'
@@ -92,6 +95,7 @@ def test_interrupted_run_ends_with_the_same_weights(tmp_path, uninterrupted, kin
     [
         (dict(resume='epoch_9.pth'), FileNotFoundError, 'no checkpoint epoch_9.pth'),
         (dict(resume=__file__), ValueError, 'not a complete PyTorch checkpoint'),
+        (dict(resume=str(REPO)), FileNotFoundError, 'is a folder. Name a checkpoint'),
         (dict(amp=True), ValueError, 'Leave --amp out'),
         (dict(auto_scale_lr=True), ValueError, 'base_batch_size'),
     ],
@@ -102,6 +106,44 @@ def test_wrong_options_get_a_message(tmp_path, options, error, message):
     cfg = load_config(str(REPO / CONFIG))
     with pytest.raises(error, match=message):
         configure_run(cfg, work_dir=str(tmp_path), **options)
+
+
+def test_damaged_checkpoints_are_told_from_whole_ones(tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=dict(weight=torch.randn(1000))), path)
+    check_checkpoint_file(str(path))
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for damaged in (flipped, whole[:-100], b''):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match='cut off or damaged'):
+            check_checkpoint_file(str(path))
+
+
+def test_a_run_of_another_model_is_not_resumed(tmp_path):
+    plain = configure_run(
+        load_config(str(REPO / 'configs/digits/wrn10-1_digits.py')), str(tmp_path)
+    )
+    model = build_model(plain)
+    path = tmp_path / 'epoch_1.pth'
+    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
+    cfg = load_config(str(REPO / CONFIG), {'log_level': 'ERROR'})
+    cfg = configure_run(cfg, work_dir=str(tmp_path), resume=str(path))
+    with pytest.raises(ValueError, match='missing .distiller.*begin a new one'):
+        start_training(cfg)
+
+
+def test_settings_of_a_method_without_a_method_are_refused(tmp_path):
+    path = str(REPO / 'configs/digits/wrn10-1_digits.py')
+    cfg = load_config(path, {'model.distiller.neck.width': 1})
+    with pytest.raises(ValueError, match='--method frskd'):
+        configure_run(cfg, work_dir=str(tmp_path))
+
+
+def test_a_package_path_without_a_folder_is_mended():
+    with pytest.raises(ValueError, match=r'frskd_mm::_base_/\.\./resnet18_cifar100.py'):
+        load_config('frskd_mm::resnet18_cifar100.py')
 
 
 def test_misspelt_config_names_similar_ones():
