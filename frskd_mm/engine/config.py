@@ -4,7 +4,7 @@ import difflib
 import os.path as osp
 import zipfile
 from glob import glob
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -95,6 +95,35 @@ def _is_intact_zip(path: str) -> bool:
             return file.testzip() is None  # compares check sums
     except zipfile.BadZipFile:
         return False
+
+
+def check_data_roots(cfg: Config, loaders: Sequence[str]) -> None:
+    """Refuse data sets of mmseg and mmdet whose folder is not there.
+
+    mmpretrain's data sets may download theirs.
+
+    Args:
+        cfg: Complete config.
+        loaders: Keys of the data loaders that are used.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    if cfg.get('default_scope') not in ('mmseg', 'mmdet'):
+        return
+    for loader in loaders:
+        dataset = (cfg.get(loader) or {}).get('dataset', {})
+        key = f'{loader}.dataset'
+        while 'dataset' in dataset:  # a wrapper
+            dataset, key = dataset.dataset, f'{key}.dataset'
+        root = dataset.get('data_root')
+        is_local = root and '://' not in root and not dataset.get('backend_args')
+        if is_local and not osp.isdir(root):
+            raise FileNotFoundError(
+                f'There is no folder {osp.abspath(root)} for the {key}. Put the data '
+                f'there or set {key}.data_root; the configs of frskd_mm look in the '
+                'folder that the environment variable FRSKD_DATA names.'
+            )
 
 
 def resolve_work_dir(cfg: Config, config_path: str, work_dir: Optional[str]) -> str:

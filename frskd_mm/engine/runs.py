@@ -15,7 +15,7 @@ from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits, weights_o
 from frskd_mm.utils.environment import require_cuda_ops
 from frskd_mm.utils.model import unwrap
 
-from .config import check_checkpoint_file
+from .config import check_checkpoint_file, check_data_roots
 from .processes import join_cpu_processes
 
 
@@ -51,8 +51,10 @@ def train(cfg: Config) -> Runner:
 
     Raises:
         ValueError: If the run to be resumed is of another model.
+        FileNotFoundError: If the data are not where the config says.
     """
     require_cuda_ops(cfg.get('default_scope'))
+    check_data_roots(cfg, ['train_dataloader', 'val_dataloader'])
     signal.signal(signal.SIGTERM, _stop)
     runner = build_runner(cfg)
     if cfg.get('resume') and isinstance(runner, Runner):
@@ -109,6 +111,7 @@ def evaluate(
         ValueError: If the self-teacher is wanted but there is none.
     """
     require_cuda_ops(cfg.get('default_scope'))
+    check_data_roots(cfg, ['test_dataloader'])
     cfg.load_from, cfg.resume = checkpoint, False
     runner = build_runner(cfg)
     context: ContextManager[None] = nullcontext()

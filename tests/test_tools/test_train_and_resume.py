@@ -146,6 +146,26 @@ def test_a_package_path_without_a_folder_is_mended():
         load_config('frskd_mm::resnet18_cifar100.py')
 
 
+@pytest.mark.parametrize(
+    ('path', 'loader'),
+    [
+        ('configs/mmdet/frskd_retinanet_r18-narrow_bccd.py', 'train_dataloader'),
+        ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'train_dataloader'),
+        ('configs/mmseg/frskd_fcn_r18-c16_camvid-240x180.py', 'val_dataloader'),
+    ],
+)
+def test_missing_data_are_named_before_anything_is_built(tmp_path, path, loader):
+    path = path if '::' in path else str(REPO / path)
+    cfg = load_config(path)
+    for key in ('train_dataloader', 'val_dataloader'):
+        dataset = cfg[key].dataset
+        while 'dataset' in dataset:
+            dataset = dataset.dataset
+        dataset.data_root = str(tmp_path if key != loader else tmp_path / 'nowhere')
+    with pytest.raises(FileNotFoundError, match=f'nowhere for the {loader}.dataset'):
+        start_training(configure_run(cfg, work_dir=str(tmp_path)))
+
+
 def test_misspelt_config_names_similar_ones():
     with pytest.raises(FileNotFoundError, match='Similar: .*frskd_resnet18_cifar100'):
         load_config(str(REPO / 'configs/frskd_resnet18_cifar10.py'))
