@@ -315,12 +315,12 @@ def test_a_method_that_cannot_be_built_is_refused(tmp_path, config):
         tmp_path,
         'wrong',
         "_base_ = 'frskd_mm::_base_/methods/tf-kd_cls.py'",
-        'distiller = dict(alhpa=0.5)',
+        'distiller = dict(alpha_t=0.5)',
     )
     out = tmp_path / 'out'
     for method, message in (
         ('kd', 'kd cannot be built: .*PretrainedTeacher needs a trained teacher'),
-        (wrong, "wrong cannot be built: .*'alhpa'"),
+        (wrong, "wrong cannot be built: .*'alpha_t'"),
     ):
         with pytest.raises(ValueError, match=message):
             plan_grid(config, ['ce', method], [0], str(out), OPTIONS)
