@@ -5,7 +5,7 @@ distiller.neck.width = 1  # its levels are narrow: 16 to 128 channels
 distiller.neck.norm_cfg = dict(type='BN')  # SyncBN needs a GPU
 # Two thirds of the 30 epochs, the ramp in steps of an epoch, as in the paper. From
 # the start, distillation cost 4 points of mIoU on the validation split (seed 0).
-distiller.weight_schedule = dict(begin=20, ramp='sigmoid')
+distiller.weight_schedule = dict(begin=2 / 3, ramp='sigmoid')
 model = dict(
     _delete_=True,
     type='frskd_mm.Distilled',
