@@ -13,7 +13,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config the distilled model was trained with')
     parser.add_argument('checkpoint', help='training checkpoint')
-    parser.add_argument('out', help='checkpoint to write, for the host library')
+    parser.add_argument(
+        'out', help='checkpoint to write, as student.pth; its config goes beside it'
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',

@@ -88,12 +88,13 @@ def export_student(cfg: Config, checkpoint: str, out: str) -> Tuple[str, str]:
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
-        ValueError: If it is unreadable or not of this config.
+        ValueError: If it is unreadable or not of this config, or ``out`` would
+            overwrite something else than an earlier export.
     """
     check_checkpoint_file(checkpoint)
-    if osp.exists(out) and osp.samefile(checkpoint, out):
-        raise ValueError(f'OUT is the checkpoint itself ({out}). Name another file.')
     plain = student_config(cfg)
+    config_path = osp.splitext(out)[0] + '.py'
+    _check_out(checkpoint, out, config_path, plain)
     loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     weights = {
         key: value
@@ -109,9 +110,25 @@ def export_student(cfg: Config, checkpoint: str, out: str) -> Tuple[str, str]:
     os.makedirs(osp.dirname(osp.abspath(out)), exist_ok=True)
     meta['cfg'] = plain.pretty_text
     save_checkpoint({'state_dict': weights, 'meta': meta}, out)
-    config_path = osp.splitext(out)[0] + '.py'
     plain.dump(config_path)
     return out, config_path
+
+
+def _check_out(checkpoint: str, out: str, config_path: str, plain: Config) -> None:
+    if out == config_path or osp.isdir(out):
+        raise ValueError(
+            f'OUT is the checkpoint to write, for example student.pth, not {out}.'
+        )
+    if osp.exists(out) and osp.samefile(checkpoint, out):
+        raise ValueError(f'OUT is the checkpoint itself ({out}). Name another file.')
+    if osp.exists(config_path):
+        with open(config_path, encoding='utf-8') as file:
+            is_own = file.read() == plain.pretty_text
+        if not is_own:
+            raise ValueError(
+                f"The student's config would overwrite {config_path}, which is another "
+                'file. Name another OUT.'
+            )
 
 
 def _load_strictly(plain: Config, weights: dict, checkpoint: str) -> None:

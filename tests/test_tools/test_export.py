@@ -136,6 +136,23 @@ def test_plain_config_and_own_output_are_refused(trained, tmp_path):
         export_student(read_config(tmp_path), trained[1], trained[1])
 
 
+def test_nothing_but_an_earlier_export_is_overwritten(trained, tmp_path):
+    cfg, checkpoint = read_config(tmp_path), trained[1]
+    mine = tmp_path / 'mine.py'
+    mine.write_text('a = 1\n')
+    for out, message in (
+        (tmp_path / 'mine.pth', 'would overwrite .*mine.py'),
+        (tmp_path / 'student.py', 'OUT is the checkpoint to write'),
+        (tmp_path, 'OUT is the checkpoint to write'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export_student(cfg, checkpoint, str(out))
+    assert mine.read_text() == 'a = 1\n'
+    assert [path.name for path in tmp_path.iterdir()] == ['mine.py']
+    for _ in range(2):
+        export_student(cfg, checkpoint, str(tmp_path / 'student.pth'))
+
+
 def test_plain_config_is_free_of_what_needs_the_distiller(tmp_path):
     cfg = read_config(tmp_path)
     hooks, dataset = list(cfg.custom_hooks), cfg.train_dataloader.dataset
