@@ -4,6 +4,7 @@ import difflib
 import os.path as osp
 import zipfile
 from glob import glob
+from importlib.util import find_spec
 from typing import List, Optional, Sequence
 
 from mmengine.config import Config
@@ -27,7 +28,8 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
     Raises:
         FileNotFoundError: If there is no such file; names similar ones.
         ImportError: If the package is not installed.
-        ValueError: If a path in a package names no folder.
+        ValueError: If a path in a package names no folder, or an option's key is
+            almost one of the config.
     """
     package, separator, name = path.partition('::')
     if separator:
@@ -38,6 +40,11 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
             )
         if package in HOSTS and not has_host(package):
             raise missing_host(package, path)
+        spec = find_spec(package)
+        origin = spec.origin if spec is not None else None
+        folder = osp.join(osp.dirname(origin or ''), '.mim', 'configs')
+        if osp.isdir(folder) and not osp.isfile(osp.join(folder, name)):
+            raise FileNotFoundError(_no_such_file('config', osp.join(folder, name)))
         cfg = get_config(path)
     else:
         if not osp.isfile(path):
@@ -45,8 +52,20 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         cfg = Config.fromfile(path)
     drop_own_scope(cfg._cfg_dict)
     if options:
+        _check_options(cfg, options)
         cfg.merge_from_dict(options)
     return cfg
+
+
+def _check_options(cfg: Config, options: dict) -> None:
+    """Refuse what looks like a misspelt key, which MMEngine would ignore."""
+    for key in options:
+        first = key.split('.')[0]
+        similar = difflib.get_close_matches(first, cfg.keys(), n=1, cutoff=0.9)
+        if first not in cfg and similar:
+            raise ValueError(
+                f'The config has no {first}, which {key} would set. Is it {similar[0]}?'
+            )
 
 
 def _no_such_file(kind: str, path: str) -> str:
@@ -93,7 +112,7 @@ def _is_intact_zip(path: str) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None  # compares check sums
-    except zipfile.BadZipFile:
+    except Exception:  # damaged bytes end in errors of many kinds
         return False
 
 

@@ -142,7 +142,10 @@ def _empty_instance(student_class: type) -> Distilled:
 
 @MODELS.register_module(name='Distilled')
 def distill(
-    student: dict, distiller: dict, data_preprocessor: Optional[dict] = None
+    student: dict,
+    distiller: dict,
+    data_preprocessor: Optional[dict] = None,
+    **others: Any,
 ) -> BaseModel:
     """Build a student and give it a distiller.
 
@@ -152,15 +155,23 @@ def distill(
         data_preprocessor (dict, optional): Preprocessing at the config's top
             level, where mmpretrain keeps it. MMEngine's runner hands it on;
             it becomes the student's unless the student has its own.
+        **others: Nothing else is taken.
 
     Returns:
         BaseModel: An instance of the student's class and of
         :class:`Distilled`.
 
     Raises:
-        TypeError: If the student is not a model of a host library.
+        TypeError: If the student is not a model of a host library, or there are
+            other settings.
         ValueError: If student and distiller do not fit.
     """
+    if others:
+        raise TypeError(
+            "model=dict(type='frskd_mm.Distilled') takes student and distiller, not "
+            f'{", ".join(others)}. Is a key misspelt, or _delete_=True missing '
+            'where the model is replaced?'
+        )
     student_cfg = ConfigDict(deepcopy(student))
     if data_preprocessor is not None:
         student_cfg.setdefault('data_preprocessor', data_preprocessor)

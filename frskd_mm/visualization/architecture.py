@@ -40,7 +40,7 @@ def draw_architecture(model: BaseModel, image: Tensor, path: str) -> None:
 
     bottom = -1.0  # row of the student's head; levels are rows 0 to n - 1
     last_row = float(len(feats) - 1)
-    figure = new_figure(figsize=(15, 2.6 + 0.8 * len(feats)))
+    figure = new_figure(figsize=(12, 2.0 + 0.64 * len(feats)))
     axes = figure.subplots()
     axes.set(xlim=(-0.3, 15.0), ylim=(bottom - 1.0, last_row + 1.2))
     axes.axis('off')

@@ -115,7 +115,9 @@ def test_damaged_checkpoints_are_told_from_whole_ones(tmp_path):
     whole = path.read_bytes()
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-    for damaged in (flipped, whole[:-100], b''):
+    inverted = whole[:100] + bytes(byte ^ 255 for byte in whole[100:-400])
+    inverted += whole[-400:]
+    for damaged in (flipped, inverted, whole[:-100], b''):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match='cut off or damaged'):
             check_checkpoint_file(str(path))
@@ -166,6 +168,26 @@ def test_missing_data_are_named_before_anything_is_built(tmp_path, path, loader)
         start_training(configure_run(cfg, work_dir=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ('path', 'options', 'message'),
+    [
+        ('mmdet::retinanet/retinanet_r50_fpn_1x_coc.py', {}, 'Similar: .*_1x_coco'),
+        ('frskd_mm::digits/wrn10-1_digit.py', {}, 'Similar: .*wrn10-1_digits'),
+        (CONFIG, {'train_dataloder.batch_size': 2}, 'Is it train_dataloader?'),
+    ],
+)
+def test_misspelt_paths_and_options_name_similar_ones(path, options, message):
+    path = path if '::' in path else str(REPO / path)
+    with pytest.raises((FileNotFoundError, ValueError), match=message) as caught:
+        load_config(path, options)
+    assert len(str(caught.value)) < 1000
+
+
+def test_options_that_a_config_lacks_are_taken():
+    cfg = load_config(str(REPO / CONFIG), {'sync_bn': 'torch', 'compile': True})
+    assert cfg.compile
+
+
 def test_misspelt_config_names_similar_ones():
     with pytest.raises(FileNotFoundError, match='Similar: .*frskd_resnet18_cifar100'):
         load_config(str(REPO / 'configs/frskd_resnet18_cifar10.py'))
@@ -183,6 +205,7 @@ def test_misspelt_config_names_similar_ones():
         ('distiller.neck.in_channels', [8, 8], ValueError, 'in_channels'),
         ('distiller.soft_label.type', 'frskd_mm.KL', KeyError, 'frskd_mm.KL is not in'),
         ('distiller.detach', True, TypeError, 'detach'),
+        ('backbone.depth', 18, TypeError, 'not backbone. Is .* _delete_=True'),
         ('student.head.num_classes', 7, ValueError, 'out of range for .*=7'),
     ],
 )

@@ -276,8 +276,10 @@ def rewire(
             if not levels:
                 raise ValueError(
                     f'{cfg.get("type")} reads {reads} channels but the feature '
-                    f'source gives {list(in_channels)}. Set the twin by hand: '
-                    "the distiller's twin=dict(...)."
+                    f'source gives {list(in_channels)}. Let its in_channels be one '
+                    'of them, or let out_indices of the backbone have the level that '
+                    'it reads. If the plain student trains as it is, set the twin by '
+                    "hand: the distiller's twin=dict(...)."
                 )
             index = levels[-1]
         cfg['in_channels'] = out_channels[index]
