@@ -251,10 +251,10 @@ NOTES = """
   map that its head reads stays the same. Swin, PoolFormer and the like then have a
   norm layer a map, so the student gets a few parameters more that distillation alone
   trains. The exported config has the same `out_indices` and loads them strictly. With
-  `frskd-f` nothing trains them: several processes then need
+  `frskd-f` they get no gradient: several processes then need
   `find_unused_parameters=True`.
 * Where the table changes a head or a pooling, the plain model for comparison needs
-  the same settings: `--method none` with them.
+  the same settings, but for those under `model.distiller`: `--method none` with them.
 * The learning-rate constructors of the hosts that decay by layer give everything
   under `distiller.` the rate of a head. `paramwise_cfg.custom_keys` match parts of
   names, so `head` of SegFormer's recipe (rate times 10) also holds for the twin's
