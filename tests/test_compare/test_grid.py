@@ -38,6 +38,15 @@ def write_method(folder, name, *lines):
     return str(path)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    """Let all runs sum in one order, so that interrupted ones end the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+            patch.setenv(name, '1')
+        yield
+
+
 @pytest.fixture(scope='module')
 def config():
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
