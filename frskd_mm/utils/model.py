@@ -1,12 +1,16 @@
 """Building and unwrapping models as MMEngine's runner has them."""
 
+from contextlib import contextmanager
 from copy import deepcopy
-from typing import Optional
+from typing import Iterator, Optional
 
+import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
+
+from .random import isolated_rng
 
 
 def build_model(cfg: Config, model: Optional[dict] = None) -> BaseModel:
@@ -32,3 +36,16 @@ def unwrap(model: BaseModel) -> BaseModel:
 def count_parameters(model: nn.Module) -> int:
     """Return the number of weights, frozen ones included."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def dry_run(model: nn.Module) -> Iterator[None]:
+    """Run a model in eval mode, and leave it and the random numbers as they were."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad(), isolated_rng():
+            model.eval()
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from frskd_mm.models.tasks.base import as_levels
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.model import count_parameters
-from frskd_mm.utils.random import isolated_rng
+from frskd_mm.utils.model import count_parameters, dry_run
 from frskd_mm.utils.recorder import Replayer
 
 from .base import BaseDistiller, StudentLoss, name_student_loss, with_prefix
@@ -60,16 +59,12 @@ def find_last_stage(
         if name:
             hooks.append(module.register_forward_pre_hook(enter))
             hooks.append(module.register_forward_hook(partial(leave, name)))
-    modes = {module: module.training for module in backbone.modules()}
     try:
-        with torch.no_grad(), isolated_rng():
-            backbone.eval()
+        with dry_run(backbone):
             target = as_levels(backbone(image))[-1]
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     modules: List[nn.Module] = []
     # From the last call to the first, in which a module comes before its parts.
     for name, module, before, after in reversed(calls):

@@ -3,13 +3,12 @@
 from abc import ABC, abstractmethod
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
+from frskd_mm.utils.model import dry_run
 from frskd_mm.utils.preactivation import PreactRecorder
-from frskd_mm.utils.random import isolated_rng
 from frskd_mm.utils.recorder import Recorder, Target
 
 SOURCES = ('backbone', 'neck')
@@ -75,13 +74,11 @@ class Task(ABC):
             ValueError: If the source does not give (N, C, H, W) maps.
         """
         height, width = input_size or self.input_size
-        modes = {module: module.training for module in student.modules()}
         targets = {'feats': (self.source_module(student, source), 'forward')}
         image = next(student.parameters()).new_zeros(1, 3, height, width)
         record = Recorder(targets)
         try:
-            student.eval()
-            with torch.no_grad(), isolated_rng(), record:
+            with dry_run(student), record:
                 student.extract_feat(image)
         except Exception as error:
             if not record.outputs['feats']:  # what comes after does not matter here
@@ -91,9 +88,6 @@ class Task(ABC):
                     'input_size=(height, width) in the distiller to the training '
                     "images'."
                 ) from error
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         feats = as_levels(record.last('feats'))
         module = targets['feats'][0]
         for level, feat in enumerate(feats):
