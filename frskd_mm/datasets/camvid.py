@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence
 from mmseg.datasets import BaseSegDataset
 
 from frskd_mm.registry import DATASETS
+from frskd_mm.utils.arguments import check_arguments, one_of
 
 SPLITS = ('train', 'val', 'test')
 VOID = 11
@@ -65,9 +66,8 @@ class CamVid(BaseSegDataset):
         ],
     )
 
+    @check_arguments(split=one_of(*SPLITS))
     def __init__(self, data_root: str, split: str = 'train', **kwargs: Any) -> None:
-        if split not in SPLITS:
-            raise ValueError(f'split must be one of {SPLITS}, got {split!r}.')
         self.split = split
         super().__init__(
             data_root=data_root,

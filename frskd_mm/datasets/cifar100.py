@@ -10,6 +10,7 @@ from mmpretrain.datasets import CIFAR100 as PretrainCIFAR100
 from mmpretrain.datasets.utils import download_and_extract_archive
 
 from frskd_mm.registry import DATASETS
+from frskd_mm.utils.arguments import check_arguments, one_of
 
 NUM_CLASSES = 100
 PER_CLASS = {'train': 500, 'test': 100}
@@ -40,6 +41,7 @@ class CIFAR100(PretrainCIFAR100):
             download failed.
     """
 
+    @check_arguments(split=one_of(*PER_CLASS))
     def __init__(
         self,
         data_root: str = '',
@@ -47,10 +49,6 @@ class CIFAR100(PretrainCIFAR100):
         num_per_class: Optional[int] = None,
         **kwargs: Any,
     ) -> None:
-        if split not in PER_CLASS:
-            raise ValueError(
-                f'split must be one of {sorted(PER_CLASS)}, got {split!r}.'
-            )
         if num_per_class is not None and not 1 <= num_per_class <= PER_CLASS[split]:
             raise ValueError(
                 f'num_per_class must lie in [1, {PER_CLASS[split]}] for the {split} '

@@ -5,6 +5,8 @@ from typing import List, NamedTuple, Optional, Tuple
 import cv2
 import numpy as np
 
+from frskd_mm.utils.arguments import at_least, check_arguments, one_of
+
 from .bundled_digits import SPLITS, read_digits
 
 #: Label of pixels that no class may claim, as in the host libraries.
@@ -70,6 +72,14 @@ class DigitScenes:
         ValueError: If an argument is out of range.
     """
 
+    @check_arguments(
+        split=one_of(*SPLITS),
+        size=at_least(10),
+        num_digits=at_least(0),
+        clutter=at_least(0),
+        noise=at_least(0),
+        seed=at_least(0),
+    )
     def __init__(
         self,
         split: str,
@@ -80,7 +90,7 @@ class DigitScenes:
         noise: float = 12.0,
         seed: int = 0,
     ) -> None:
-        if not 0 <= num_digits[0] <= num_digits[1]:
+        if num_digits[0] > num_digits[1]:
             raise ValueError(
                 f'num_digits must be (fewest, most), both >= 0, got {num_digits}.'
             )

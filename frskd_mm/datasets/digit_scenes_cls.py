@@ -5,8 +5,9 @@ from typing import Any, List, Optional
 from mmpretrain.datasets import BaseDataset
 
 from frskd_mm.registry import DATASETS
+from frskd_mm.utils.arguments import at_least, check_arguments, one_of
 
-from .bundled_digits import CLASSES
+from .bundled_digits import CLASSES, SPLITS
 from .digit_scenes import DigitScenes
 
 
@@ -26,6 +27,7 @@ class DigitScenesCls(BaseDataset):
 
     METAINFO = {'classes': CLASSES}
 
+    @check_arguments(split=one_of(*SPLITS), num_scenes=at_least(1))
     def __init__(
         self,
         split: str = 'train',

@@ -7,8 +7,9 @@ import pycocotools.mask as coco_mask
 from mmdet.datasets import BaseDetDataset
 
 from frskd_mm.registry import DATASETS
+from frskd_mm.utils.arguments import at_least, check_arguments, one_of
 
-from .bundled_digits import CLASSES
+from .bundled_digits import CLASSES, SPLITS
 from .digit_scenes import PALETTE, DigitScene, DigitScenes
 
 
@@ -31,6 +32,7 @@ class DigitScenesDet(BaseDetDataset):
 
     METAINFO = {'classes': CLASSES, 'palette': PALETTE}
 
+    @check_arguments(split=one_of(*SPLITS), num_scenes=at_least(1))
     def __init__(
         self,
         split: str = 'train',

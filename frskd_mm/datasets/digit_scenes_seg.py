@@ -6,8 +6,9 @@ import numpy as np
 from mmseg.datasets import BaseSegDataset
 
 from frskd_mm.registry import DATASETS
+from frskd_mm.utils.arguments import at_least, check_arguments, one_of
 
-from .bundled_digits import CLASSES
+from .bundled_digits import CLASSES, SPLITS
 from .digit_scenes import PALETTE, DigitScenes
 
 
@@ -32,6 +33,7 @@ class DigitScenesSeg(BaseSegDataset):
         'palette': [[0, 0, 0], *map(list, PALETTE)],
     }
 
+    @check_arguments(split=one_of(*SPLITS), num_scenes=at_least(1))
     def __init__(
         self,
         split: str = 'train',

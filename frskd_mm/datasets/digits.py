@@ -7,8 +7,9 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 
 from frskd_mm.registry import DATASETS
+from frskd_mm.utils.arguments import at_least, check_arguments, one_of
 
-from .bundled_digits import CLASSES, read_digits
+from .bundled_digits import CLASSES, SPLITS, read_digits
 
 
 @DATASETS.register_module()
@@ -36,6 +37,7 @@ class Digits(BaseDataset):
 
     METAINFO = {'classes': CLASSES}
 
+    @check_arguments(split=one_of(*SPLITS), size=at_least(1))
     def __init__(
         self,
         split: str = 'train',

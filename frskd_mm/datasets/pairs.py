@@ -7,6 +7,7 @@ from mmengine.dataset import BaseDataset, Compose
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 
 from frskd_mm.registry import DATASETS, FUNCTIONS
+from frskd_mm.utils.arguments import check_arguments, one_of
 
 PARTNERS = ('same_image', 'same_class')
 
@@ -40,14 +41,13 @@ class PairDataset:
         ValueError: If ``partner`` is unknown.
     """
 
+    @check_arguments(partner=one_of(*PARTNERS))
     def __init__(
         self,
         dataset: Union[dict, BaseDataset],
         partner: str,
-        extra_transforms: Optional[Sequence[dict]] = None,
+        extra_transforms: Optional[Sequence[Any]] = None,
     ) -> None:
-        if partner not in PARTNERS:
-            raise ValueError(f'partner must be one of {PARTNERS}, got {partner!r}.')
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.dataset.full_init()
         self.partner = partner

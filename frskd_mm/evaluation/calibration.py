@@ -6,6 +6,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 
 from frskd_mm.registry import METRICS
+from frskd_mm.utils.arguments import at_least, check_arguments, one_of
 
 
 class Predictions(NamedTuple):
@@ -50,6 +51,7 @@ class Calibration(BaseMetric):
 
     default_prefix = 'calibration'
 
+    @check_arguments(num_bins=at_least(1), collect_device=one_of('cpu', 'gpu'))
     def __init__(
         self,
         num_bins: int = 15,

@@ -8,6 +8,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from frskd_mm.registry import HOOKS
+from frskd_mm.utils.arguments import check_arguments
 
 
 @HOOKS.register_module()
@@ -25,6 +26,7 @@ class ChannelsLastHook(Hook):
             CPU, where it is known to be faster.
     """
 
+    @check_arguments()
     def __init__(self, devices: Sequence[str] = ('cpu',)) -> None:
         self.devices = tuple(devices)
 

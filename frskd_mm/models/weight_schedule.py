@@ -8,6 +8,7 @@ import torch
 from mmengine.logging import MessageHub, print_log
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments, one_of
 from frskd_mm.utils.compiling import is_compiling
 
 
@@ -48,6 +49,12 @@ class WeightSchedule:
             before distillation begins.
     """
 
+    @check_arguments(
+        begin=NOT_NEGATIVE,
+        end=NOT_NEGATIVE,
+        ramp=one_of(None, 'sigmoid'),
+        ramp_end=NOT_NEGATIVE,
+    )
     def __init__(
         self,
         begin: float = 0,
@@ -56,10 +63,8 @@ class WeightSchedule:
         ramp_end: Optional[float] = None,
         by_epoch: bool = True,
     ) -> None:
-        if begin < 0 or _precedes(end, begin):
+        if _precedes(end, begin):
             raise ValueError(f'Need 0 <= begin < end, got begin={begin}, end={end}.')
-        if ramp not in (None, 'sigmoid'):
-            raise ValueError(f"ramp must be None or 'sigmoid', got {ramp!r}.")
         if _precedes(ramp_end, begin):
             raise ValueError(
                 f'Need begin < ramp_end, got begin={begin}, ramp_end={ramp_end}.'

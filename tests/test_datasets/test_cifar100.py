@@ -136,7 +136,7 @@ def test_impossible_part_is_refused(tmp_path, num):
 
 
 def test_unknown_split_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="'test', 'train'"):
+    with pytest.raises(ValueError, match="'train', 'test'"):
         CIFAR100(data_root=str(tmp_path), split='val')
 
 

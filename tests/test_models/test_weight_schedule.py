@@ -96,9 +96,9 @@ def test_without_a_runner_it_is_the_first_epoch():
 @pytest.mark.parametrize(
     ('cfg', 'message'),
     [
-        (dict(begin=-1), 'got begin=-1'),
+        (dict(begin=-1), 'begin of WeightSchedule must be >= 0, got -1'),
         (dict(begin=3, end=3), 'got begin=3, end=3'),
-        (dict(ramp='linear'), "None or 'sigmoid', got 'linear'"),
+        (dict(ramp='linear'), r"one of \(None, 'sigmoid'\), got 'linear'"),
         (dict(begin=4, ramp='sigmoid', ramp_end=4), 'begin=4, ramp_end=4'),
     ],
 )

@@ -77,7 +77,7 @@ def test_missing_folders_are_named_with_the_fix(tmp_path):
     (tmp_path / 'images/val').mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=r'no \.jpg images'):
         CamVid(data_root=str(tmp_path), split='val')
-    with pytest.raises(ValueError, match="split must be one of .*'dev'"):
+    with pytest.raises(ValueError, match="split of CamVid must be one of .*'dev'"):
         CamVid(data_root=str(tmp_path), split='dev')
 
 

@@ -5,10 +5,12 @@ from typing import Any, Sequence
 from mmengine.model import BaseModule
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import at_least, check_arguments, length
 from frskd_mm.utils.environment import has_host, missing_host
 
 
 @MODELS.register_module(name='EfficientNetFeatures')
+@check_arguments('EfficientNetFeatures', out_indices=(length(1), at_least(0)))
 def efficientnet_features(
     arch: str = 'b0', out_indices: Sequence[int] = (2, 3, 4, 5), **kwargs: Any
 ) -> BaseModule:

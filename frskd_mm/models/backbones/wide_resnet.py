@@ -8,6 +8,7 @@ from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import FRACTION, at_least, check_arguments
 
 
 class WideBasicBlock(BaseModule):
@@ -79,6 +80,9 @@ class WideResNet(BaseModule):
         ValueError: If ``depth`` or ``out_indices`` is impossible.
     """
 
+    @check_arguments(
+        widen_factor=at_least(1), in_channels=at_least(1), drop_rate=FRACTION
+    )
     def __init__(
         self,
         depth: int = 16,

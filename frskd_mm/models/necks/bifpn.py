@@ -6,6 +6,12 @@ from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import (
+    ArgumentError,
+    at_least,
+    check_arguments,
+    one_of,
+)
 
 from .layers import UPSAMPLE_MODES, BiFPNLayer
 
@@ -16,7 +22,7 @@ def check_in_channels(name: str, in_channels: Sequence[int]) -> None:
     Raises:
         ValueError: If there are fewer.
     """
-    if isinstance(in_channels, int) or len(in_channels) < 2:
+    if len(in_channels) < 2:
         raise ValueError(
             f'{name} refines at least two feature maps, but in_channels is '
             f'{in_channels}. Let the backbone return more levels, for example '
@@ -80,6 +86,13 @@ class BiFPN(BaseModule):
 
     project_resampled = False
 
+    @check_arguments(
+        in_channels=at_least(1),
+        out_channels=at_least(1),
+        depth=at_least(1),
+        num_layers=at_least(1),
+        upsample_mode=one_of(*UPSAMPLE_MODES),
+    )
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -98,18 +111,17 @@ class BiFPN(BaseModule):
         check_in_channels(name, in_channels)
         if isinstance(out_channels, int):
             out_channels = [out_channels] * len(in_channels)
-        for argument, value in (('depth', depth), ('num_layers', num_layers)):
-            if value < 1:
-                raise ValueError(f'{argument} of {name} must be >= 1, got {value}.')
+        if len(out_channels) != len(in_channels):
+            raise ArgumentError(
+                name,
+                'out_channels',
+                f'has {len(out_channels)} entries, but in_channels has '
+                f'{len(in_channels)}. Give one a level, or one number for all.',
+            )
         if last_bottom_up is not None and not 0 <= last_bottom_up < len(in_channels):
             raise ValueError(
                 f'last_bottom_up of {name} must be a level, 0 to '
                 f'{len(in_channels) - 1}, got {last_bottom_up}.'
-            )
-        if upsample_mode not in UPSAMPLE_MODES:
-            raise ValueError(
-                f'upsample_mode of {name} must be one of {UPSAMPLE_MODES}, got '
-                f'{upsample_mode!r}.'
             )
         self.in_channels = list(in_channels)
         self.out_channels = list(out_channels)

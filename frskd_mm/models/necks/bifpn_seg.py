@@ -8,6 +8,7 @@ from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import at_least, check_arguments
 
 from .bifpn import check_in_channels
 
@@ -100,6 +101,7 @@ class BiFPNSeg(BaseModule):
             channels, or ``num_layers`` is not positive.
     """
 
+    @check_arguments(in_channels=at_least(1), num_layers=at_least(1))
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -117,8 +119,6 @@ class BiFPNSeg(BaseModule):
                 f'be equal, got {list(in_channels)}. Use BiFPN or BiFPNc for these '
                 'maps.'
             )
-        if num_layers < 1:
-            raise ValueError(f'num_layers of BiFPNSeg must be >= 1, got {num_layers}.')
         self.in_channels = list(in_channels)
         self.out_channels = list(in_channels)
         self.layers = ModuleList(
@@ -163,6 +163,12 @@ class FPNBiFPNSeg(BaseModule):
         init_cfg (dict | list[dict], optional): Initialisation config.
     """
 
+    @check_arguments(
+        in_channels=at_least(1),
+        out_channels=at_least(1),
+        num_extra_levels=at_least(0),
+        num_layers=at_least(1),
+    )
     def __init__(
         self,
         in_channels: Sequence[int],

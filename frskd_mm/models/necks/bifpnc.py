@@ -3,6 +3,7 @@
 from typing import Any, Sequence
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import POSITIVE, at_least, check_arguments
 
 from .bifpn import BiFPN, check_in_channels
 
@@ -40,12 +41,11 @@ class BiFPNc(BiFPN):
 
     project_resampled = True
 
+    @check_arguments(in_channels=at_least(1), width=POSITIVE)
     def __init__(
         self, in_channels: Sequence[int], width: float = 2, **kwargs: Any
     ) -> None:
         check_in_channels('BiFPNc', in_channels)
-        if width <= 0:
-            raise ValueError(f'width of BiFPNc must be positive, got {width}.')
         if 'out_channels' in kwargs:
             raise ValueError(
                 'BiFPNc has no out_channels: they are width * in_channels. Set '

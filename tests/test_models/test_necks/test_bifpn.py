@@ -335,8 +335,10 @@ def test_is_found_from_the_root_registry(kind):
     ('change', 'message'),
     [
         (dict(in_channels=[4]), r'at least two feature maps.*out_indices'),
-        (dict(in_channels=64), r'at least two feature maps.*in_channels is 64'),
+        (dict(in_channels=64), r'in_channels of {} must be a list .*got 64'),
         (dict(depth=0), r'depth of {} must be >= 1, got 0'),
+        (dict(depth='2'), r"depth of {} must be a whole number, got '2'"),
+        (dict(out_channels=[8]), r'out_channels of|no out_channels'),
         (dict(num_layers=0), r'num_layers of {} must be >= 1, got 0'),
         (
             dict(last_bottom_up=2),
