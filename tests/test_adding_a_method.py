@@ -10,8 +10,8 @@ import pytest
 import torch
 from comparators import distilled, pair_batch
 
-from frskd_mm.compare import plan_grid
 from frskd_mm.engine import load_config, wrap
+from frskd_mm.lab.compare import plan_grid
 
 REPO = Path(__file__).resolve().parents[1]
 PAGE = (REPO / 'docs' / 'methods' / 'adding.md').read_text()

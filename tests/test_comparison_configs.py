@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from frskd_mm.compare.grid import find_differences
 from frskd_mm.engine import method_names, student_config, wrap
+from frskd_mm.lab.compare.grid import find_differences
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 #: Left over from the bases of a written config; the runner does not read them.

@@ -14,7 +14,8 @@ import torch
 from mmengine.config import DictAction
 
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
-from frskd_mm.benchmark import (
+from frskd_mm.engine import load_config
+from frskd_mm.lab.benchmark import (
     Point,
     Workload,
     choose_image_size,
@@ -29,7 +30,6 @@ from frskd_mm.benchmark import (
     silence,
     sweep_table,
 )
-from frskd_mm.engine import load_config
 from frskd_mm.utils.environment import describe_environment
 from frskd_mm.utils.optional import require_packages
 

@@ -23,7 +23,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 
 from frskd_mm.engine import load_config, wrap
-from frskd_mm.engine.trial import random_batch, without_weights
+from frskd_mm.lab.trial import random_batch, without_weights
 from frskd_mm.utils.environment import package_family
 from frskd_mm.utils.model import build_model
 

@@ -13,7 +13,7 @@ import sys
 from mmengine.config import DictAction
 
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
-from frskd_mm.compare import plan_grid, run_grid, write_report
+from frskd_mm.lab.compare import plan_grid, run_grid, write_report
 from frskd_mm.utils.optional import require_packages
 
 

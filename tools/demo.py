@@ -8,7 +8,7 @@ import argparse
 import os.path as osp
 
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
-from frskd_mm.engine.demo import (
+from frskd_mm.lab.demo import (
     TASKS,
     demo_epochs,
     limit_threads,

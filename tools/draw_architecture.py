@@ -6,8 +6,8 @@ import torch
 
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
 from frskd_mm.engine import load_config
+from frskd_mm.lab.visualization.architecture import draw_architecture
 from frskd_mm.utils.model import build_model
-from frskd_mm.visualization.architecture import draw_architecture
 
 
 def main() -> None:

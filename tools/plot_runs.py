@@ -2,8 +2,8 @@
 
 import argparse
 
-from frskd_mm.compare.statistics import mean_std
-from frskd_mm.visualization.learning_curves import draw_learning_curves, read_curves
+from frskd_mm.lab.statistics import mean_std
+from frskd_mm.lab.visualization.learning_curves import draw_learning_curves, read_curves
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from frskd_mm.benchmark import (
+from frskd_mm.engine import load_config, wrap
+from frskd_mm.lab.benchmark import (
     Arm,
     Workload,
     choose_image_size,
@@ -24,16 +25,15 @@ from frskd_mm.benchmark import (
     report,
     sweep_table,
 )
-from frskd_mm.benchmark.flops import count_flops, count_inference_macs
-from frskd_mm.benchmark.inference import are_identical, flatten
-from frskd_mm.benchmark.loader import measure_loader
-from frskd_mm.benchmark.measure import bound
-from frskd_mm.benchmark.memory import measure_memory
-from frskd_mm.benchmark.operators import REST, profile_operators
-from frskd_mm.benchmark.rounds import Spread, paired_ratio, run_in_turns
-from frskd_mm.benchmark.steps import PHASES, TrainingStep
-from frskd_mm.engine import load_config, wrap
-from frskd_mm.engine.trial import find_image_size, find_num_classes, random_batch
+from frskd_mm.lab.benchmark.flops import count_flops, count_inference_macs
+from frskd_mm.lab.benchmark.inference import are_identical, flatten
+from frskd_mm.lab.benchmark.loader import measure_loader
+from frskd_mm.lab.benchmark.measure import bound
+from frskd_mm.lab.benchmark.memory import measure_memory
+from frskd_mm.lab.benchmark.operators import REST, profile_operators
+from frskd_mm.lab.benchmark.rounds import Spread, paired_ratio, run_in_turns
+from frskd_mm.lab.benchmark.steps import PHASES, TrainingStep
+from frskd_mm.lab.trial import find_image_size, find_num_classes, random_batch
 
 PLAIN = 'configs/digits/wrn10-1_digits.py'
 FRSKD = 'configs/digits/frskd_wrn10-1_digits.py'

@@ -8,7 +8,6 @@ import pytest
 import torch
 from mmengine.evaluator import Evaluator
 
-from frskd_mm.compare.statistics import mean_std, paired_interval
 from frskd_mm.evaluation.calibration import (
     Predictions,
     area_under_risk_coverage,
@@ -16,6 +15,7 @@ from frskd_mm.evaluation.calibration import (
     gather_bins,
     negative_log_likelihood,
 )
+from frskd_mm.lab.statistics import mean_std, paired_interval
 from frskd_mm.registry import METRICS
 
 

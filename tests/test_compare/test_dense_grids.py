@@ -9,8 +9,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from frskd_mm.compare import plan_grid, run_grid, write_report
 from frskd_mm.engine import configure_run, evaluate
+from frskd_mm.lab.compare import plan_grid, run_grid, write_report
 from frskd_mm.utils.model import build_model
 
 OPTIONS = {

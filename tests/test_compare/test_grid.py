@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from frskd_mm.compare import plan_grid, run_grid, write_report
-from frskd_mm.compare.grid import _hold, _start, find_differences, method_of
-from frskd_mm.compare.run import ProgressHook, merge_scalars
 from frskd_mm.engine import load_config, method_names, wrap
-from frskd_mm.visualization.learning_curves import mean_curve
+from frskd_mm.lab.compare import plan_grid, run_grid, write_report
+from frskd_mm.lab.compare.grid import _hold, _start, find_differences, method_of
+from frskd_mm.lab.compare.run import ProgressHook, merge_scalars
+from frskd_mm.lab.visualization.learning_curves import mean_curve
 
 OPTIONS = {
     'train_cfg.max_epochs': 3,

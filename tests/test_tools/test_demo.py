@@ -9,19 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from frskd_mm.engine.demo import (
+from frskd_mm.lab.demo import (
     TASKS,
     DemoResult,
     results_table,
     run_demo,
 )
-from frskd_mm.utils.optional import require_packages
-from frskd_mm.visualization.attention_maps import attention_maps, draw_attention_maps
-from frskd_mm.visualization.learning_curves import (
+from frskd_mm.lab.visualization.attention_maps import (
+    attention_maps,
+    draw_attention_maps,
+)
+from frskd_mm.lab.visualization.learning_curves import (
     Curves,
     draw_learning_curves,
     read_curves,
 )
+from frskd_mm.utils.optional import require_packages
 
 # A few images instead of all, with the demo's own models and recipes.
 SMALL = {

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from frskd_mm.visualization.learning_curves import read_curves
+from frskd_mm.lab.visualization.learning_curves import read_curves
 
 METRIC = 'accuracy/top1'
 

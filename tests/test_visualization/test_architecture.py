@@ -8,7 +8,7 @@ import pytest
 import torch
 from toys import toy_distilled
 
-from frskd_mm.visualization.architecture import draw_architecture
+from frskd_mm.lab.visualization.architecture import draw_architecture
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""One run of a grid: ``python -m frskd_mm.compare.run FOLDER PARENT_PID``."""
+"""One run of a grid: ``python -m frskd_mm.lab.compare.run FOLDER PARENT_PID``."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from frskd_mm.benchmark.peak import resident_peak
 from frskd_mm.engine.config import check_checkpoint_file, configure_run
 from frskd_mm.engine.export import export_student
 from frskd_mm.engine.runs import build_runner
+from frskd_mm.lab.peak import resident_peak
+from frskd_mm.lab.scalars import read_scalars
 from frskd_mm.models.distilled import Distilled
 from frskd_mm.utils.environment import describe_environment, require_cuda_ops
 from frskd_mm.utils.model import build_model, count_parameters, unwrap
-from frskd_mm.utils.scalars import read_scalars
 
 CONFIG, RESULT, LOG, PROGRESS = 'config.py', 'result.json', 'log.txt', 'progress.txt'
 PREDICTIONS, SCALARS, WORK_DIR = 'predictions.npz', 'scalars.json', 'work_dir'

@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, List, Sequence
 
-from frskd_mm.utils.tables import markdown_table
+from frskd_mm.lab.tables import markdown_table
 
 from .steps import PHASES
 

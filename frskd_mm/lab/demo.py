@@ -9,17 +9,17 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from frskd_mm.compare.statistics import mean_std
-from frskd_mm.utils.tables import markdown_table
-from frskd_mm.visualization.attention_maps import attention_maps, draw_attention_maps
-from frskd_mm.visualization.learning_curves import (
+from frskd_mm.engine.config import configure_run, load_config
+from frskd_mm.engine.runs import train
+
+from .statistics import mean_std
+from .tables import markdown_table
+from .visualization.attention_maps import attention_maps, draw_attention_maps
+from .visualization.learning_curves import (
     Curves,
     draw_learning_curves,
     read_curves,
 )
-
-from .config import configure_run, load_config
-from .runs import train
 
 NUM_PICTURES = 4
 

@@ -16,11 +16,10 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, DefaultScope
 
-from frskd_mm.engine.trial import random_batch
+from frskd_mm.lab.peak import build_foreign_step
+from frskd_mm.lab.trial import random_batch
 from frskd_mm.utils.model import build_model
 from frskd_mm.utils.recorder import Recorder
-
-from .peak import build_foreign_step
 
 #: Parts of a step in their order; 'total' comes beside them.
 PHASES = ('data', 'forward', 'backward', 'optimiser')
@@ -80,7 +79,7 @@ class TrainingStep:
     With accumulated gradients a step is as many iterations as come to one update.
 
     Args:
-        cfg: From :func:`frskd_mm.benchmark.plan.configure`.
+        cfg: From :func:`frskd_mm.lab.benchmark.plan.configure`.
         workload: Batch and image size.
         num_classes: Labels are below it.
     """

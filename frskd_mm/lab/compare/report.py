@@ -11,14 +11,14 @@ from mmengine.config import Config
 
 from frskd_mm.engine.wrap import PLAIN
 from frskd_mm.evaluation.calibration import Predictions
+from frskd_mm.lab.statistics import mean_std, paired_interval
+from frskd_mm.lab.tables import markdown_table
+from frskd_mm.lab.visualization.learning_curves import draw_learning_curves, read_curves
+from frskd_mm.lab.visualization.reliability import draw_reliability
 from frskd_mm.utils.model import build_model, count_parameters
-from frskd_mm.utils.tables import markdown_table
-from frskd_mm.visualization.learning_curves import draw_learning_curves, read_curves
-from frskd_mm.visualization.reliability import draw_reliability
 
 from .grid import RECIPE, Run
 from .run import CALIBRATION, PREDICTIONS, RESULT, SCALARS
-from .statistics import mean_std, paired_interval
 
 
 class Column(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from frskd_mm.utils.scalars import read_scalars
+from frskd_mm.lab.scalars import read_scalars
 
 from .figure import new_figure
 

@@ -12,8 +12,8 @@ import torch
 from mmengine.config import Config
 
 import frskd_mm  # noqa: F401  (registers what configs name)
+from frskd_mm.lab import peak
 
-from . import peak
 from .plan import Arm
 from .steps import TrainingStep, Workload, silence
 
@@ -44,6 +44,7 @@ def measure_memory(arm: Arm, workload: Workload) -> Dict[str, float]:
             num_classes=arm.num_classes,
             foreign=arm.foreign,
             threads=torch.get_num_threads(),
+            builder=f'{__name__}:{build_own_step.__name__}',
         )
         if arm.cfg is not None:
             task['config'] = osp.join(folder, 'config.py')

@@ -1,12 +1,12 @@
 """Run a few steps and print their peak memory; a script for a new process.
 
-It is run by its path and imports nothing of this package unless the step is one of
-ours, so that the memory of a foreign process has none of our libraries in it.
+It is run by its path and imports nothing of this package, so that the memory of a
+foreign process has none of our libraries in it. Who starts it names what builds the
+step.
 """
 
 import gc
 import json
-import resource
 import sys
 from importlib import import_module
 from typing import Any, Callable, Dict, Tuple
@@ -78,6 +78,8 @@ def resident_peak() -> int:
             sizes = dict(line.split(':', 1) for line in file)
         return int(sizes['VmHWM'].split()[0]) * 1024  # it is given in kB
     except OSError:
+        import resource  # elsewhere than on Linux and Windows
+
         unit = 1 if sys.platform == 'darwin' else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -125,9 +127,8 @@ def main() -> None:
             task['num_classes'],
         )
     else:
-        from frskd_mm.benchmark.memory import build_own_step
-
-        step = build_own_step(task)
+        module, function = task['builder'].split(':')
+        step = getattr(import_module(module), function)(task)
     print(RESULT_MARK + json.dumps(measure_peak(step)))
 
 

@@ -5,9 +5,9 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from mmengine.config import Config
 
-from frskd_mm.utils.tables import markdown_table
-from frskd_mm.visualization.figure import new_figure
-from frskd_mm.visualization.learning_curves import COLOURS
+from frskd_mm.lab.tables import markdown_table
+from frskd_mm.lab.visualization.figure import new_figure
+from frskd_mm.lab.visualization.learning_curves import COLOURS
 
 from .plan import DISTILLED, Arm
 from .steps import Workload
@@ -65,7 +65,7 @@ def plan_sweep(
     Args:
         kind: A key of ``SWEEPS``.
         values: What to set it to, one after the other.
-        arms: From :func:`frskd_mm.benchmark.plan.plan_arms`.
+        arms: From :func:`frskd_mm.lab.benchmark.plan.plan_arms`.
         workload: Batch and image size where they do not vary.
 
     Raises:

@@ -332,7 +332,7 @@ def _start(
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
     if single_threaded:
         env.update(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
-    command = [sys.executable, '-m', 'frskd_mm.compare.run', run.folder]
+    command = [sys.executable, '-m', 'frskd_mm.lab.compare.run', run.folder]
     with open(osp.join(run.folder, LOG), 'a', encoding='utf-8') as log:
         return subprocess.Popen(
             [*command, str(os.getpid())],

@@ -27,7 +27,7 @@ def measure(
     """Measure arms under one workload.
 
     Args:
-        arms: From :func:`frskd_mm.benchmark.plan.plan_arms`, configured.
+        arms: From :func:`frskd_mm.lab.benchmark.plan.plan_arms`, configured.
         workload: Batch and image size.
         rounds: Measured steps of each arm.
         warmup: Steps of each before them.

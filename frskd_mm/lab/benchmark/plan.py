@@ -8,10 +8,10 @@ from mmengine.config import Config
 
 from frskd_mm.engine.config import configure_run
 from frskd_mm.engine.export import student_config
-from frskd_mm.engine.trial import find_image_size, find_num_classes, without_weights
 from frskd_mm.engine.wrap import wrap
+from frskd_mm.lab.peak import find_function
+from frskd_mm.lab.trial import find_image_size, find_num_classes, without_weights
 
-from .peak import find_function
 from .steps import CHANNELS_LAST, ForeignStep, TrainingStep, Workload
 
 DISTILLED = 'frskd_mm.Distilled'
