@@ -1,6 +1,7 @@
 """Pairs: every training sample comes with a partner."""
 
-from typing import Any, Dict, List, Optional, Sequence, Union
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
 import numpy as np
 from mmengine.dataset import BaseDataset, Compose
@@ -30,15 +31,19 @@ class PairDataset:
         ...         type='frskd_mm.PairDataset', partner='same_class', dataset=...))
 
     Args:
-        dataset (dict | BaseDataset): Any data set of a host library.
+        dataset (dict | BaseDataset): Any data set of a host library, also within
+            wrappers such as ``RepeatDataset``, ``ClassBalancedDataset`` or
+            ``ConcatDataset``.
         partner (str): 'same_image', the image once more through the random
             pipeline, or 'same_class', an image of the same class, drawn evenly;
             it may be the image itself.
         extra_transforms (list[dict], optional): Transforms that the partner gets
-            beside the data set's own, before the last of these, which packs.
+            beside the data set's own, before the last of these, which packs. They
+            go into the pipelines of the innermost data sets.
 
     Raises:
         ValueError: If ``partner`` is unknown.
+        TypeError: If there are extra transforms and no pipeline to take them.
     """
 
     @check_arguments(partner=one_of(*PARTNERS))
@@ -51,10 +56,14 @@ class PairDataset:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.dataset.full_init()
         self.partner = partner
-        self.partner_pipeline = None
+        self._own_pipelines: List[tuple] = []
+        self._partner_pipelines: List[tuple] = []
         if extra_transforms is not None:
-            *transforms, pack = self.dataset.pipeline.transforms
-            self.partner_pipeline = Compose([*transforms, *extra_transforms, pack])
+            for inner in _inner_datasets(self.dataset):
+                *transforms, pack = inner.pipeline.transforms
+                longer = Compose([*transforms, *extra_transforms, pack])
+                self._own_pipelines.append((inner, inner.pipeline))
+                self._partner_pipelines.append((inner, longer))
         if partner == 'same_class':
             self._labels = np.array(
                 [
@@ -72,9 +81,16 @@ class PairDataset:
         """Meta information of the wrapped data set."""
         return self.dataset.metainfo
 
+    def full_init(self) -> None:
+        """Do nothing, for wrappers: the data set was read when this was built."""
+
     def get_data_info(self, index: int) -> dict:
         """Return the annotation of the first sample of a pair."""
         return self.dataset.get_data_info(index)
+
+    def get_cat_ids(self, index: int) -> List[int]:
+        """Return the classes of the first sample, as balancing wrappers ask."""
+        return self.dataset.get_cat_ids(index)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -83,13 +99,44 @@ class PairDataset:
         sample, other = self.dataset[index], index
         if self.partner == 'same_class':
             other = int(np.random.choice(self._of_class[self._labels[index]]))
-        if self.partner_pipeline is None:
+        with self._extra_transforms():
             partner = self.dataset[other]
-        else:
-            partner = self.partner_pipeline(self.dataset.get_data_info(other))
         # Lets the distiller refuse batches that are not what it needs.
         partner['data_samples'].set_metainfo(dict(partner=self.partner))
         return [sample, partner]
+
+    @contextmanager
+    def _extra_transforms(self) -> Iterator[None]:
+        """Let the inner data sets apply the extra transforms as well.
+
+        Which of them an item comes from, and how often, is the wrappers' affair.
+        """
+        for inner, pipeline in self._partner_pipelines:
+            inner.pipeline = pipeline
+        try:
+            yield
+        finally:
+            for inner, pipeline in self._own_pipelines:
+                inner.pipeline = pipeline
+
+
+def _inner_datasets(dataset: Any) -> List[Any]:
+    """Return the data sets with a pipeline inside of wrappers.
+
+    Raises:
+        TypeError: If there is none, or a wrapper has one of its own, too.
+    """
+    pipeline = getattr(dataset, 'pipeline', None)
+    if isinstance(pipeline, Compose):
+        return [dataset]
+    parts = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if pipeline is not None or parts == [None]:
+        raise TypeError(
+            f'The extra_transforms of the pairs go into the pipeline of a data set, '
+            f'but {type(dataset).__name__} has none of the usual kind. Use a data set '
+            'derived from BaseDataset, or a wrapper around one.'
+        )
+    return [inner for part in parts for inner in _inner_datasets(part)]
 
 
 @FUNCTIONS.register_module()

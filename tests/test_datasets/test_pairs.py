@@ -122,3 +122,66 @@ def test_unknown_partners_are_refused():
         DATASETS.build(
             dict(type='frskd_mm.PairDataset', dataset=digits(), partner='same')
         )
+
+
+def in_wrapper(kind, dataset):
+    """Config of a wrapper around one data set or two."""
+    if kind == 'ConcatDataset':
+        other = dict(**dataset, split='test')
+        return dict(type=kind, datasets=[dict(**dataset, split='train'), other])
+    settings = dict(
+        RepeatDataset=dict(times=2),
+        ClassBalancedDataset=dict(oversample_thr=0.2),
+        KFoldDataset=dict(num_splits=3),
+    )
+    return dict(type=kind, dataset=dataset, **settings[kind])
+
+
+@pytest.mark.parametrize(
+    'kinds',
+    [
+        ['RepeatDataset'],
+        ['ClassBalancedDataset'],
+        ['ConcatDataset'],
+        ['KFoldDataset'],
+        ['RepeatDataset', 'ConcatDataset'],
+    ],
+    ids='-'.join,
+)
+@pytest.mark.parametrize('partner', ['same_image', 'same_class'])
+def test_extra_transforms_reach_the_data_sets_within_wrappers(kinds, partner):
+    init_default_scope('mmpretrain')
+    pipeline = [dict(type='PackInputs')]
+    dataset = dict(type='frskd_mm.Digits', num_per_class=3, size=8, pipeline=pipeline)
+    for kind in reversed(kinds):
+        dataset = in_wrapper(kind, dataset)
+    pairs = PairDataset(dataset, partner=partner, extra_transforms=[AddOne()])
+    plain = PairDataset(dataset, partner=partner)
+    assert len(pairs) == len(plain) >= 20
+    for index in range(len(pairs)):
+        np.random.seed(index)
+        sample, other = pairs[index]
+        np.random.seed(index)
+        plain_sample, plain_other = plain[index]
+        assert torch.equal(sample['inputs'], plain_sample['inputs'])
+        assert torch.equal(other['inputs'], plain_other['inputs'] + 1)
+        assert sample['data_samples'].gt_label == other['data_samples'].gt_label
+
+
+def test_a_wrapper_around_pairs_may_ask_for_their_classes():
+    init_default_scope('mmpretrain')
+    pairs = dict(type='frskd_mm.PairDataset', partner='same_image', dataset=digits())
+    balanced = DATASETS.build(
+        dict(type='ClassBalancedDataset', dataset=pairs, oversample_thr=0.2)
+    )
+    assert len(balanced) >= 30
+    assert balanced.get_cat_ids(0) == balanced.dataset.dataset.get_cat_ids(0)
+
+
+def test_data_sets_without_a_pipeline_cannot_take_extra_transforms():
+    class Bare:
+        def full_init(self):
+            pass
+
+    with pytest.raises(TypeError, match='but Bare has none of the usual kind'):
+        PairDataset(Bare(), partner='same_image', extra_transforms=[AddOne()])
