@@ -18,18 +18,23 @@ class KeepScores(BaseMetric):
         return dict(scores=torch.stack(results))
 
 
-def build_runner(work_dir, method, **cfg):
+def build_runner(work_dir, method, settings=None, **cfg):
     """A runner that tests an untrained model on a few embedded digits."""
     return Runner(
         model=dict(
             type='frskd_mm.Distilled',
             student=dict(
                 type='ImageClassifier',
-                backbone=dict(type='frskd_mm.WideResNet', depth=10, widen_factor=1),
+                backbone=dict(
+                    type='frskd_mm.WideResNet',
+                    depth=10,
+                    widen_factor=1,
+                    out_indices=(0, 1, 2),
+                ),
                 neck=dict(type='GlobalAveragePooling'),
                 head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
             ),
-            distiller=dict(type=f'frskd_mm.{method}'),
+            distiller=dict(type=f'frskd_mm.{method}', **(settings or {})),
         ),
         data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3, num_classes=10),
         work_dir=str(work_dir),
@@ -73,6 +78,25 @@ def test_the_hook_predicts_from_four_rotations(tmp_path):
     assert not torch.allclose(aggregated, plain)
     # Afterwards the student predicts again.
     assert 'predict' not in vars(model)
+
+
+def test_the_self_teacher_predicts_where_it_is_asked_to(tmp_path):
+    frskd = dict(
+        neck=dict(type='frskd_mm.BiFPNc'),
+        soft_label=dict(type='frskd_mm.SoftLabelLoss'),
+        feature_loss=dict(type='frskd_mm.AttentionTransferLoss'),
+    )
+    runner = build_runner(tmp_path, 'FRSKDSLA', frskd)
+    hook = dict(type='frskd_mm.AggregatedPredictionHook')
+    hooked = build_runner(tmp_path, 'FRSKDSLA', frskd, custom_hooks=[hook])
+    hooked.model.load_state_dict(runner.model.state_dict())
+    with runner.model.as_self_teacher():
+        expected = runner.test()['scores']
+    with hooked.model.as_self_teacher():
+        assert torch.equal(hooked.test()['scores'], expected)
+        assert torch.equal(hooked.test()['scores'], expected)
+    assert not torch.allclose(hooked.test()['scores'], expected)
+    assert 'predict' not in vars(hooked.model)
 
 
 def test_models_without_a_joint_head_are_refused(tmp_path):
