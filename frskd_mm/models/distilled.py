@@ -21,6 +21,8 @@ from frskd_mm.utils.recorder import bind_forward, shadow, unshadow
 from frskd_mm.utils.scope import drop_own_scope
 
 DISTILLER_PREFIX = 'distiller.'
+#: What mmseg's init_model empties in the config of any model.
+EMPTIED = ('pretrained', 'train_cfg')
 
 
 class Distilled(BaseModel):
@@ -43,6 +45,8 @@ class Distilled(BaseModel):
     #: Whether the weights loaded last were a plain student's.
     loaded_plain: bool
     _batches_seen: int
+    #: Identity of the images that :func:`_before_forward` has checked.
+    _checked: Optional[int]
 
     def loss(self, inputs: Tensor, data_samples: Sequence[Any]) -> Dict[str, Tensor]:
         """Compute the student's terms and the distiller's.
@@ -61,7 +65,9 @@ class Distilled(BaseModel):
                 compiled code, see :func:`_before_forward`.
         """
         if not is_compiling():
-            self._check_batch(inputs, data_samples)
+            if self._checked != id(inputs):
+                self._check_batch(inputs, data_samples)
+            self._checked = None
         host_loss = super().loss
         totals = []
 
@@ -155,7 +161,8 @@ def distill(
         data_preprocessor (dict, optional): Preprocessing at the config's top
             level, where mmpretrain keeps it. MMEngine's runner hands it on;
             it becomes the student's unless the student has its own.
-        **others: Nothing else is taken.
+        **others: Nothing else is taken, but for the settings that mmseg's
+            ``init_model`` sets to None in every model's config.
 
     Returns:
         BaseModel: An instance of the student's class and of
@@ -166,11 +173,16 @@ def distill(
             other settings.
         ValueError: If student and distiller do not fit.
     """
-    if others:
+    unknown = [
+        key for key, value in others.items() if key not in EMPTIED or value is not None
+    ]
+    if unknown:
         raise TypeError(
             "model=dict(type='frskd_mm.Distilled') takes student and distiller, not "
-            f'{", ".join(others)}. Is a key misspelt, or _delete_=True missing '
-            'where the model is replaced?'
+            f'{", ".join(unknown)}. Is a key misspelt, or _delete_=True missing '
+            "where the model is replaced? A host library's function that sets it "
+            'needs the plain student: tools/export_student.py writes its config and '
+            'weights.'
         )
     student_cfg = ConfigDict(deepcopy(student))
     if data_preprocessor is not None:
@@ -188,6 +200,7 @@ def distill(
     model.__class__ = distilled_class(student_class)
     model.distiller = built
     model._batches_seen = 0
+    model._checked = None
     model.loaded_plain = False
     model._register_load_state_dict_pre_hook(_check_checkpoint, with_module=True)
     model.register_forward_pre_hook(_before_forward, with_kwargs=True)
@@ -212,6 +225,8 @@ def _before_forward(model: Distilled, args: tuple, kwargs: Dict[str, Any]) -> No
         return
     if 'forward' in model.__dict__ and not is_compiling():
         model._check_batch(call['inputs'], call['data_samples'])
+        # A forward that is not compiled, as profilers set, ends in loss(), too.
+        model._checked = id(call['inputs'])
     schedule = model.distiller.weight_schedule
     if not schedule.is_constant:
         schedule.refresh()

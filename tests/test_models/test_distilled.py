@@ -350,6 +350,24 @@ def test_inputs_that_are_not_finite_are_named(value):
         assert torch.equal(value, kept[name]), name
 
 
+def test_a_foreign_forward_on_the_instance_has_each_batch_checked_once(monkeypatch):
+    """Profilers and activation checkpointing set one that is not compiled."""
+    model = toy_distilled()
+    own, checked = model.forward, []
+    monkeypatch.setattr(
+        model.distiller.task, 'check_labels', lambda *args: checked.append(args)
+    )
+    model.forward = lambda *args, **kwargs: own(*args, **kwargs)
+    for _ in range(3):
+        model(**toy_batch(), mode='loss')
+    assert len(checked) == 3
+    del model.forward
+    for _ in range(3):  # images that may take the place of the last ones in memory
+        model.loss(**toy_batch())
+        model(**toy_batch(), mode='loss')
+    assert len(checked) == 9
+
+
 @pytest.mark.parametrize('label', [-1, 10])
 def test_labels_out_of_range_are_named(label):
     model, batch = toy_distilled(), toy_batch()

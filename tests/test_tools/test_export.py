@@ -77,6 +77,23 @@ def test_plain_mmpretrain_predicts_the_same_bits(which, exported, trained):
     assert torch.equal(scores(plain), scores(runner.model))
 
 
+def test_hosts_build_the_distilled_config_itself(trained):
+    from mmpretrain.apis import get_model
+    from mmseg.apis import init_model
+
+    runner, checkpoint = trained
+    model = get_model(CONFIG, pretrained=checkpoint, device='cpu')
+    assert torch.equal(scores(model), scores(runner.model))
+    changed = get_model(CONFIG, student=dict(head=dict(num_classes=7)), device='cpu')
+    assert changed.head.num_classes == 7
+    with pytest.raises(TypeError, match='not neck. .*export_student.py writes'):
+        get_model(CONFIG, neck=None, device='cpu')
+    segmentor = init_model(
+        str(REPO / 'configs/digits/frskd_fcn_r18-c16_digit-scenes.py'), device='cpu'
+    )
+    assert hasattr(segmentor, 'distiller')
+
+
 def test_inferencer_reads_config_and_checkpoint(exported):
     from mmpretrain import ImageClassificationInferencer
 
