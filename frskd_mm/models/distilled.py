@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import lru_cache, partial
-from typing import Any, Dict, Iterator, Optional, Sequence, SupportsIndex, Type
+from typing import Any, Dict, Iterator, Optional, Sequence, SupportsIndex, Tuple, Type
 
 import torch
 from mmengine.config import ConfigDict
@@ -30,7 +30,7 @@ class Distilled(BaseModel):
 
     The distilled model's class is made on the spot, a subclass of this mixin
     and of the student's own class. It *is* the student, with one more
-    submodule, ``distiller``, and only ``loss()`` overridden. Prediction,
+    submodule, ``distiller``, and only the losses overridden. Prediction,
     hooks, EMA and parameter-wise settings go on as before, and the state dict
     has the student's own keys beside those that start with ``distiller.``.
 
@@ -81,6 +81,21 @@ class Distilled(BaseModel):
         losses = self.distiller.loss(self, student_loss, inputs, data_samples)
         losses['student.task'] = totals[0]
         return losses
+
+    def parse_losses(
+        self, losses: Dict[str, Tensor]
+    ) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """Sum up what is optimised, and name what is logged.
+
+        MMEngine logs the mean since the last line of values whose names contain
+        'loss', and the last value of others. What the plain student would log as
+        its 'loss' is renamed to 'student.task_loss' once the sum, which takes the
+        same names, is made: so both are means.
+        """
+        total, log = super().parse_losses(losses)
+        if 'student.task' in log:
+            log['student.task_loss'] = log.pop('student.task')
+        return total, log
 
     def init_weights(self) -> None:
         """Initialise the student as if it were alone, then the distiller.

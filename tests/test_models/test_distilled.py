@@ -416,7 +416,10 @@ def test_the_plain_students_loss_is_logged_unscaled(distiller):
     losses = model(**batch, mode='loss')
     torch.testing.assert_close(losses['student.task'], expected)
     assert not losses['student.task'].requires_grad
-    assert model.parse_losses(losses)[1]['student.task'] == losses['student.task']
+    total, log = model.parse_losses(losses)
+    assert log['student.task_loss'] == losses['student.task']
+    optimised = [value for name, value in losses.items() if 'loss' in name]
+    torch.testing.assert_close(total, sum(optimised))
 
 
 def test_a_distiller_inherited_from_this_package_builds_the_hosts_twin(tmp_path):

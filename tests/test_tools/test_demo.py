@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from frskd_mm.engine import train
 from frskd_mm.lab.demo import (
     TASKS,
     DemoResult,
+    demo_config,
     results_table,
     run_demo,
 )
@@ -63,7 +65,7 @@ def test_curves_hold_the_student_alone(tmp_path):
         'loss': 9.0,
         'student.loss': 1.8,
         'loss_kd': 7.2,
-        'student.task': 2.0,
+        'student.task_loss': 2.0,
         'iter': 10,
     }
     log = write_log(
@@ -72,9 +74,35 @@ def test_curves_hold_the_student_alone(tmp_path):
     )
     curves = read_curves(log, 'acc')
     assert curves.losses == [2.0]
+    assert curves.are_means
     assert not curves.by_epoch  # the runner counts iterations
     with pytest.raises(ValueError, match=r"has no 'mIoU'. It has: acc, iter"):
         read_curves(log, 'mIoU')
+    distilled['student.task'] = distilled.pop('student.task_loss')
+    log = write_log(tmp_path / 'old.json', [distilled, dict(acc=1.0, step=10)])
+    curves = read_curves(log, 'acc')
+    assert curves.losses == [2.0]
+    assert not curves.are_means
+
+
+def test_the_same_training_gives_the_same_curve(repo, tmp_path):
+    """Without any term of its own, FRSKD trains as the plain student does."""
+    losses = {}
+    for method in ('plain', 'frskd'):
+        path = repo / 'configs' / getattr(TASKS['cls'], method)
+        cfg = demo_config(str(path), str(tmp_path / method), seed=0, epochs=1)
+        cfg.train_dataloader.dataset.num_per_class = 4
+        cfg.train_dataloader.batch_size = 4
+        cfg.default_hooks.logger.interval = 3
+        if method == 'frskd':
+            distiller = cfg.model.distiller
+            distiller.soft_label.loss_weight = 0.0
+            distiller.feature_loss.loss_weight = 0.0
+            distiller.self_teacher_loss_weight = 0.0
+        train(cfg)
+        losses[method] = read_curves(str(tmp_path / method), 'accuracy/top1').losses
+    assert len(set(losses['plain'])) == 3
+    assert losses['frskd'] == losses['plain']
 
 
 def test_table_has_means_deviations_and_paired_gains():

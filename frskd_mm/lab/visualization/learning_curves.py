@@ -17,6 +17,8 @@ COLOURS = (
 )
 DASHES = ('-', '--', ':')
 MAX_WITH_SEEDS = 8
+#: What distilled runs logged once, not averaged by MMEngine.
+ONE_BATCH = 'student.task'
 
 
 class Curves(NamedTuple):
@@ -32,6 +34,9 @@ class Curves(NamedTuple):
     metrics: List[float]
     #: Whether the run counts epochs; if not, ``epochs`` are iterations.
     by_epoch: bool = True
+    #: Whether ``losses`` are means since the last one, as plain students log them.
+    #: Distilled runs had those of single batches once.
+    are_means: bool = True
 
 
 def read_curves(path: str, metric: str, scale: float = 1.0) -> Curves:
@@ -60,10 +65,14 @@ def read_curves(path: str, metric: str, scale: float = 1.0) -> Curves:
     return Curves(
         iterations=[line['iter'] for line in training],
         # What a plain student logs as its loss, a distilled one has besides.
-        losses=[line.get('student.task', line['loss']) for line in training],
+        losses=[
+            line.get('student.task_loss', line.get(ONE_BATCH, line['loss']))
+            for line in training
+        ],
         epochs=[line['step'] for line in evaluation],
         metrics=[scale * line[metric] for line in evaluation],
         by_epoch=any('epoch' in line for line in training),
+        are_means=not any(ONE_BATCH in line for line in training),
     )
 
 
@@ -103,7 +112,10 @@ def draw_learning_curves(
             axes.plot(*mean_curve(curves), dashes, color=colour, label=label)
     for colour, (name, value) in zip(COLOURS[len(runs) :], (levels or {}).items()):
         right.axhline(value, color=colour, linestyle='--', label=name)
-    left.set(xlabel='iteration', ylabel="student's own training loss", ylim=(0, None))
+    loss_label = "student's own training loss"
+    if not all(seed.are_means for seeds in runs.values() for seed in seeds):
+        loss_label += '\n(older distilled runs: of single batches)'
+    left.set(xlabel='iteration', ylabel=loss_label, ylim=(0, None))
     by_epoch = all(seed.by_epoch for seeds in runs.values() for seed in seeds)
     right.set(xlabel='epoch' if by_epoch else 'iteration', ylabel=metric_label)
     for axes in (left, right):
