@@ -56,7 +56,7 @@ setup(
     install_requires=[],
     extras_require={
         name: read_requirements(name)
-        for name in ('maintained', 'classic', 'demo', 'test')
+        for name in ('maintained', 'classic', 'demo', 'pretrained', 'test')
     },
     zip_safe=False,
 )

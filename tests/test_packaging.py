@@ -66,7 +66,7 @@ def test_the_model_index_can_be_read_as_mmengine_does(repo):
 
 def test_the_constraints_repeat_the_pins(repo):
     constraints = (repo / 'requirements/constraints.txt').read_text().splitlines()
-    for name in ('build', 'demo', 'lint', 'maintained', 'test'):
+    for name in ('build', 'demo', 'lint', 'maintained', 'pretrained', 'test'):
         text = (repo / f'requirements/{name}.txt').read_text()
         for pin in re.findall(r'^\S+==\S+', text, flags=re.MULTILINE):
             if pin.partition('==')[0] not in ('pip', 'setuptools', 'wheel'):
