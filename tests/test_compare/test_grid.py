@@ -14,6 +14,7 @@ from mmengine.config import Config
 from frskd_mm.engine import load_config, method_names, wrap
 from frskd_mm.lab.compare import plan_grid, run_grid, write_report
 from frskd_mm.lab.compare.grid import _hold, _start, find_differences, method_of
+from frskd_mm.lab.compare.length import lengthen
 from frskd_mm.lab.compare.run import ProgressHook, merge_scalars
 from frskd_mm.lab.visualization.learning_curves import mean_curve
 
@@ -359,13 +360,58 @@ def test_wrong_input_is_named(tmp_path, config):
 
 
 def test_names_of_methods():
-    given = ('ce', ' frskd_f', 'label_smoothing', 'my_methods/cs_kd.py')
+    given = ('ce', ' frskd_f', 'label_smoothing', 'my_methods/cs_kd.py', 'ce@1.50')
     assert [method_of(text) for text in given] == [
         'none',
         'frskd-f',
         'label-smoothing',
         'my_methods/cs_kd.py',
+        'none@1.5',
     ]
+
+
+def test_a_method_may_train_longer(tmp_path, config):
+    options = {
+        **OPTIONS,
+        'train_cfg.max_epochs': 10,
+        'param_scheduler': [
+            dict(type='LinearLR', start_factor=0.1, end=2),
+            dict(type='CosineAnnealingLR', begin=2, end=10, T_max=8),
+            dict(type='MultiStepLR', milestones=[4, 8], gamma=0.5),
+        ],
+    }
+    method = write_method(
+        tmp_path, 'mine', "_base_ = 'frskd_mm::_base_/methods/frskd_cls.py'"
+    )
+    runs = plan_grid(
+        config, ['ce', 'ce@1.5', f'{method}@0.5'], [0], str(tmp_path / 'a'), options
+    )
+    assert [run.method for run in runs] == ['none', 'none@1.5', 'mine@0.5']
+    plain, longer, shorter = (
+        Config.fromfile(os.path.join(run.folder, 'config.py')) for run in runs
+    )
+    assert [cfg.train_cfg.max_epochs for cfg in (plain, longer, shorter)] == [10, 15, 5]
+    warmup, cosine, steps = longer.param_scheduler
+    assert (warmup.end, cosine.begin, cosine.end, cosine.T_max) == (3, 3, 15, 12)
+    assert steps.milestones == [6, 12]
+    differences = find_differences(plain.to_dict(), longer.to_dict())
+    assert {line.split('.')[0] for line in differences} == {
+        'train_cfg',
+        'param_scheduler',
+    }
+    assert shorter.model.type == 'frskd_mm.Distilled'
+
+
+@pytest.mark.parametrize('method', ['ce@', 'ce@fast', 'ce@0', 'ce@-1', 'ce@nan'])
+def test_a_length_that_is_none_is_refused(tmp_path, config, method):
+    with pytest.raises(ValueError, match=r'must be the factor on the length'):
+        plan_grid(config, [method], [0], str(tmp_path / 'a'), OPTIONS)
+    assert not (tmp_path / 'a').exists()
+
+
+def test_a_length_needs_one_to_begin_with():
+    with pytest.raises(ValueError, match=r'neither train_cfg\.max_epochs nor'):
+        lengthen(Config(dict(train_cfg=None)), 2.0)
 
 
 def test_differences_have_dotted_keys():

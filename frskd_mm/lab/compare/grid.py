@@ -19,6 +19,7 @@ from frskd_mm.engine.export import student_config
 from frskd_mm.engine.wrap import PLAIN, method_name, wrap
 from frskd_mm.utils.model import build_model
 
+from .length import MARK, lengthen, split_length
 from .run import CONFIG, LOG, PROGRESS, RESULT
 
 #: File of the grid's folder with the plain recipe.
@@ -78,10 +79,17 @@ class Run(NamedTuple):
 
 
 def method_of(text: str) -> str:
-    """Return a method as ``--method`` has it; paths stay as they are."""
+    """Return a method as ``--method`` has it; paths stay as they are.
+
+    Raises:
+        ValueError: If what follows '@' is no length.
+    """
     text = text.strip()
-    name = text if text.endswith('.py') else text.replace('_', '-')
-    return ALIASES.get(name, name)
+    name, length = split_length(text)
+    if not name.endswith('.py'):
+        name = name.replace('_', '-')
+    name = ALIASES.get(name, name)
+    return name if length == 1.0 else f'{name}{MARK}{length:g}'
 
 
 def plan_grid(
@@ -96,7 +104,9 @@ def plan_grid(
     Args:
         config: Config of the plain student.
         methods: Names or files as :func:`frskd_mm.engine.wrap` takes them; 'ce'
-            is 'none'.
+            is 'none'. 'ce@1.5' trains 1.5 times as long as the config says, with
+            the learning rate's schedule stretched: so the plain student gets the
+            time that a method costs.
         seeds: Seeds; each method is trained once with each.
         out: The grid's folder.
         options: Values that replace the config's, by dotted key.
@@ -118,11 +128,9 @@ def plan_grid(
     runs = []
     # Unknown methods are refused before anything is written.
     chosen = list(dict.fromkeys(map(method_of, methods)))
-    wrapped = {method_name(method): wrap(cfg, method) for method in chosen}
+    wrapped = {_label(method): _wrap(cfg, method) for method in chosen}
     if len(wrapped) < len(chosen):
         raise ValueError(f'Two of the methods {chosen} have one name: rename a file.')
-    for method, method_cfg in wrapped.items():
-        _check_method(cfg, method, method_cfg)
     for seed in dict.fromkeys(seeds):
         for method, method_cfg in wrapped.items():
             run = Run(method, seed, osp.join(out, method, f'seed{seed}'))
@@ -138,6 +146,18 @@ def plan_grid(
             os.makedirs(osp.dirname(path), exist_ok=True)
             run_cfg.dump(path)
     return runs
+
+
+def _label(method: str) -> str:
+    name, length = split_length(method)
+    return method_name(name) + ('' if length == 1.0 else f'{MARK}{length:g}')
+
+
+def _wrap(cfg: Config, method: str) -> Config:
+    name, length = split_length(method)
+    wrapped = wrap(cfg, name)
+    _check_method(cfg, method, wrapped)
+    return lengthen(wrapped, length)
 
 
 def _check_config(cfg: Config, name: str) -> None:

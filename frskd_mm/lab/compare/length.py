@@ -1,0 +1,73 @@
+"""Methods that train for another time than the recipe says."""
+
+from copy import deepcopy
+from typing import Any, Tuple
+
+from mmengine.config import Config
+
+MARK = '@'
+#: What a scheduler of MMEngine counts in epochs or iterations.
+TIMES = ('begin', 'end', 'T_max', 'step_size', 'total_steps', 'milestones')
+
+
+def split_length(method: str) -> Tuple[str, float]:
+    """Return the method of ``METHOD@FACTOR`` and the factor, 1.0 without one.
+
+    Raises:
+        ValueError: If the factor is not a positive number.
+    """
+    name, mark, factor = method.rpartition(MARK)
+    if not mark or factor.endswith('.py'):
+        return method, 1.0
+    try:
+        length = float(factor)
+    except ValueError:
+        length = 0.0
+    if not 0 < length < float('inf'):
+        raise ValueError(
+            f'{method}: what follows {MARK} must be the factor on the length of the '
+            f'training, a positive number as in {name}{MARK}1.5.'
+        )
+    return name, length
+
+
+def lengthen(cfg: Config, factor: float) -> Config:
+    """Return a config that trains ``factor`` times as long.
+
+    The learning rate's schedule is stretched with it. Times in hooks stay as
+    they are.
+
+    Args:
+        cfg: Complete training config; left as it is.
+        factor: 1.5 for half as many epochs, or iterations, again; rounded to whole
+            ones, at least one.
+
+    Raises:
+        ValueError: If the config does not say how long it trains.
+    """
+    if factor == 1.0:
+        return cfg
+    cfg = deepcopy(cfg)
+    train_cfg = cfg.get('train_cfg') or {}
+    units = [key for key in ('max_epochs', 'max_iters') if train_cfg.get(key)]
+    if not units:
+        raise ValueError(
+            'The config has neither train_cfg.max_epochs nor train_cfg.max_iters, so '
+            f'no method can train {factor:g} times as long.'
+        )
+    for key in units:
+        train_cfg[key] = max(1, _stretch(train_cfg[key], factor))
+    schedulers = cfg.get('param_scheduler') or []
+    if isinstance(schedulers, dict):
+        schedulers = [schedulers]
+    for scheduler in schedulers:
+        for key in TIMES:
+            if scheduler.get(key) is not None:
+                scheduler[key] = _stretch(scheduler[key], factor)
+    return cfg
+
+
+def _stretch(time: Any, factor: float) -> Any:
+    if isinstance(time, (list, tuple)):
+        return [_stretch(t, factor) for t in time]
+    return int(round(time * factor)) if abs(time) < float('inf') else time
