@@ -29,14 +29,17 @@ class CIFAR100(PretrainCIFAR100):
     Args:
         data_root (str): Folder that contains ``cifar-100-python``.
         split (str): 'train' or 'test'. Defaults to 'train'.
-        num_per_class (int, optional): Keep only the first so many images of
-            each class, in the files' order, for experiments on a class-balanced
-            part. Defaults to all.
+        num_per_class (int, optional): Keep only so many images of each class, in
+            the files' order, for experiments on a class-balanced part. Defaults
+            to all.
+        skip_per_class (int): Leave out so many images of each class before that,
+            for a validation part that shares no image with the training part.
+            Defaults to 0.
         **kwargs: Other arguments of mmpretrain's ``CIFAR100``.
 
     Raises:
         ValueError: If the copy is incomplete or corrupt, or ``num_per_class``
-            is out of range. The message says what is wrong.
+            or ``skip_per_class`` is out of range. The message says what is wrong.
         FileNotFoundError: If there is no copy and ``download=False``, or the
             download failed.
     """
@@ -47,14 +50,24 @@ class CIFAR100(PretrainCIFAR100):
         data_root: str = '',
         split: str = 'train',
         num_per_class: Optional[int] = None,
+        skip_per_class: int = 0,
         **kwargs: Any,
     ) -> None:
-        if num_per_class is not None and not 1 <= num_per_class <= PER_CLASS[split]:
+        there = PER_CLASS[split]
+        if not 0 <= skip_per_class < there:
             raise ValueError(
-                f'num_per_class must lie in [1, {PER_CLASS[split]}] for the {split} '
-                f'split, got {num_per_class}.'
+                f'skip_per_class must lie in [0, {there - 1}] for the {split} split, '
+                f'got {skip_per_class}.'
             )
-        self.num_per_class = num_per_class
+        left = there - skip_per_class
+        if num_per_class is not None and not 1 <= num_per_class <= left:
+            after = f' after skip_per_class={skip_per_class}' if skip_per_class else ''
+            raise ValueError(
+                f'num_per_class must lie in [1, {left}] for the {split} split{after}, '
+                f'got {num_per_class}.'
+            )
+        self.first_per_class = skip_per_class
+        self.end_per_class = skip_per_class + (num_per_class or left)
         super().__init__(data_root=data_root, split=split, **kwargs)
 
     def load_data_list(self) -> List[dict]:
@@ -80,9 +93,9 @@ class CIFAR100(PretrainCIFAR100):
         seen = np.zeros(NUM_CLASSES, dtype=int)
         data_list = []
         for image, label in zip(images, labels):
-            seen[label] += 1
-            if self.num_per_class is None or seen[label] <= self.num_per_class:
+            if self.first_per_class <= seen[label] < self.end_per_class:
                 data_list.append({'img': image, 'gt_label': int(label)})
+            seen[label] += 1
         return data_list
 
     def _download(self, folder: str) -> None:

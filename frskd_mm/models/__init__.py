@@ -1,6 +1,6 @@
 """Students' parts, self-teachers, losses and distillers."""
 
-from .backbones import PassThrough, WideResNet
+from .backbones import EfficientNetLite, PassThrough, WideResNet
 from .distilled import Distilled, distill
 from .distillers import FRSKD, BaseDistiller
 from .losses import (
@@ -23,6 +23,7 @@ __all__ = [
     'DetAttentionTransferLoss',
     'DetSoftLabelLoss',
     'Distilled',
+    'EfficientNetLite',
     'FPNBiFPNSeg',
     'FRSKD',
     'PassThrough',

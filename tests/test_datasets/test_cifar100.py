@@ -50,6 +50,22 @@ def test_any_order_is_accepted_and_pixels_are_right(tmp_path, complete_test_spli
     assert len(dataset.metainfo['classes']) == 100
 
 
+def test_a_validation_part_shares_no_image(tmp_path, complete_test_split):
+    images = np.zeros((10000, 3072), np.uint8)
+    images[:, :2] = np.stack(np.divmod(np.arange(10000), 256), axis=1)
+    write_split(tmp_path / 'cifar-100-python/test', complete_test_split, images)
+    settings = dict(data_root=str(tmp_path), split='test', download=False)
+    parts = [
+        CIFAR100(num_per_class=70, **settings),
+        CIFAR100(skip_per_class=70, num_per_class=20, **settings),
+        CIFAR100(skip_per_class=90, **settings),
+    ]
+    kept = [tuple(data['img'].flat[[0, 3]]) for part in parts for data in part]
+    assert len(kept) == len(set(kept)) == 10000
+    for part, number in zip(parts, (70, 20, 10)):
+        assert np.bincount(part.get_gt_labels()).tolist() == [number] * 100
+
+
 def test_num_per_class_is_balanced(tmp_path, complete_test_split):
     write_split(tmp_path / 'cifar-100-python/test', complete_test_split)
     dataset = CIFAR100(
