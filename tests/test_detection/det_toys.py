@@ -452,7 +452,7 @@ def _sample(boxes: List[Sequence[float]], height: int, width: int, masks: bool) 
             scale_factor=(1.0, 1.0),
         )
     )
-    tensor = torch.tensor(boxes, dtype=torch.float).reshape(-1, 4)
+    tensor = torch.tensor(boxes, dtype=torch.get_default_dtype()).reshape(-1, 4)
     sample.gt_instances = InstanceData(
         bboxes=tensor, labels=torch.arange(len(boxes)) % NUM_CLASSES
     )

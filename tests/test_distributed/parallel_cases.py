@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 import comparators
 import torch
 import toys
+from in_float64 import default_dtype
 from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS
@@ -36,8 +37,10 @@ class Case(NamedTuple):
         terms: Parts of the names of the distillation terms of each step.
         synchronised: Whether the host's own terms average their denominators
             over processes. Where not, only the terms named above are trained.
-        dtype: Of model and images. In float32 a near tie of a ReLU may be decided
-            otherwise in the second step, since sums run in another order.
+        dtype: Of models, images and boxes. In float32 two processes, or another
+            number of threads, sum in another order, and that decides on which side
+            of a ReLU a value near 0 of the second step falls: gradients then differ
+            by percents.
     """
 
     student: dict
@@ -132,8 +135,6 @@ def _detector(
         data['inputs'][len(boxes) // 2 :] *= 4.0
         return data
 
-    # mmdetection's anchors and boxes are float32.
-    kwargs['dtype'] = torch.float32
     return Case(student=student, distiller=distiller, batch=batch, **kwargs)
 
 
@@ -216,7 +217,7 @@ CASES = {
 #: Detectors whose samples, noise or matches are drawn at random: two processes
 #: only have to stay equal, whatever they hold.
 RANDOM_CASES = {
-    family: _detector(family, boxes=NONE_ON_ONE)
+    family: _detector(family, boxes=NONE_ON_ONE, dtype=torch.float32)
     for family in ('mask_rcnn', 'deformable_detr')
 }
 
@@ -236,7 +237,7 @@ def build(case: Case) -> nn.Module:
             nn.init.uniform_(parameter, 0.5, 1.5)
         elif name.endswith(('fc.weight', 'cls.weight', 'conv_seg.weight')):
             nn.init.normal_(parameter, std=0.3)
-    return model.to(case.dtype).train()
+    return model.train()
 
 
 def share_of(batch: Dict[str, Any], rank: int, views: int) -> Dict[str, Any]:
@@ -260,8 +261,7 @@ def train(case: Case, model: nn.Module, batch: Dict[str, Any]) -> List[Step]:
     steps = []
     for step, terms in enumerate(case.terms):
         MessageHub.get_current_instance().update_info('iter', step)
-        inputs = batch['inputs'].to(case.dtype)
-        losses = model(inputs, batch['data_samples'], mode='loss')
+        losses = model(**batch, mode='loss')
         total, logs = parse_losses(losses)
         if not case.synchronised:
             kept = {name: value for name, value in losses.items() if name in terms}
@@ -283,11 +283,19 @@ def train(case: Case, model: nn.Module, batch: Dict[str, Any]) -> List[Step]:
     return steps
 
 
-def train_jointly(name: str) -> List[Step]:
-    """Train on the joined batch in this process."""
+def train_jointly(name: str, noise: float = 0.0) -> List[Step]:
+    """Train on the joined batch in this process.
+
+    Args:
+        name: Of the case.
+        noise: Standard deviation of a relative change of every pixel.
+    """
     case = CASES[name]
-    model = build(case)
-    return train(case, model, case.batch())
+    with default_dtype(case.dtype):
+        model, batch = build(case), case.batch()
+        if noise:
+            batch['inputs'] *= 1.0 + noise * torch.randn_like(batch['inputs'])
+        return train(case, model, batch)
 
 
 def run_worker(rank: int, names: List[str], folder: str) -> None:
@@ -315,7 +323,8 @@ def run_worker(rank: int, names: List[str], folder: str) -> None:
 
 def _train_in_parallel(name: str, rank: int) -> List[Step]:
     case = {**CASES, **RANDOM_CASES}[name]
-    model = build(case)
-    batch = share_of(case.batch(), rank, case.views)
-    wrapped = MMDistributedDataParallel(module=model, find_unused_parameters=False)
-    return train(case, wrapped, batch)
+    with default_dtype(case.dtype):
+        model = build(case)
+        batch = share_of(case.batch(), rank, case.views)
+        wrapped = MMDistributedDataParallel(module=model, find_unused_parameters=False)
+        return train(case, wrapped, batch)

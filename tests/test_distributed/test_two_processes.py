@@ -6,6 +6,8 @@ students included. Batch statistics are each process's own without SyncBN, so
 all norms are GN here.
 """
 
+from functools import lru_cache
+
 import pytest
 import torch
 from parallel_cases import (
@@ -23,7 +25,11 @@ def in_parallel(tmp_path_factory, request):
     """Steps of every process by case; the processes run all selected cases."""
     folder = tmp_path_factory.mktemp('parallel')
     tests = [item for item in request.session.items if item.path == request.path]
-    names = [test.callspec.params['name'] for test in tests]
+    names = [
+        test.callspec.params['name']
+        for test in tests
+        if 'in_parallel' in test.fixturenames
+    ]
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     failure = None
@@ -47,10 +53,15 @@ def in_parallel(tmp_path_factory, request):
     return steps_of
 
 
+@lru_cache(maxsize=None)
+def joint_steps(name):
+    return train_jointly(name)
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_losses_and_gradients_are_those_of_the_joined_batch(name, in_parallel):
     case = CASES[name]
-    steps = zip(train_jointly(name), in_parallel(name))
+    steps = zip(joint_steps(name), in_parallel(name))
     for terms, (joint, ranks) in zip(case.terms, steps):
         assert all(rank.losses.keys() == joint.losses.keys() for rank in ranks)
         for term in terms:
@@ -60,17 +71,34 @@ def test_losses_and_gradients_are_those_of_the_joined_batch(name, in_parallel):
         for key, value in joint.losses.items():
             if case.synchronised or key in terms:
                 mean = sum(rank.losses[key] for rank in ranks) / WORLD_SIZE
-                assert mean == pytest.approx(value, rel=1e-4, abs=1e-6), key
+                assert mean == pytest.approx(value, rel=1e-6, abs=1e-9), key
         for rank in ranks:
-            assert rank.grads.keys() == joint.grads.keys()
-            for key, grad in joint.grads.items():
-                torch.testing.assert_close(
-                    rank.grads[key],
-                    grad,
-                    rtol=1e-3,
-                    atol=1e-4 * float(grad.abs().max()) + 1e-7,
-                    msg=lambda text, key=key: f'{key}: {text}',
-                )
+            assert_equal_grads(rank.grads, joint.grads)
+
+
+def assert_equal_grads(found, expected):
+    """Require equal gradients; some hosts average denominators in float32."""
+    assert found.keys() == expected.keys()
+    for key, grad in expected.items():
+        torch.testing.assert_close(
+            found[key],
+            grad,
+            rtol=1e-5,
+            atol=1e-6 * float(grad.abs().max()) + 1e-9,
+            msg=lambda text, key=key: f'{key}: {text}',
+        )
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_rounding_decides_nothing(name):
+    """In float32 an activation of FCOS lay 3e-7 from 0, where rounding chose its side.
+
+    Processes and threads sum in another order. Changing every pixel by some roundings
+    stands for that, on any machine.
+    """
+    noise = 8 * torch.finfo(CASES[name].dtype).eps
+    for noisy, exact in zip(train_jointly(name, noise), joint_steps(name)):
+        assert_equal_grads(noisy.grads, exact.grads)
 
 
 @pytest.mark.parametrize('name', RANDOM_CASES)
