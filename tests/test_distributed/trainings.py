@@ -3,8 +3,7 @@
 DefaultSampler deals a shuffled epoch out to the processes in turn, so that the i-th
 batches of both are together the i-th batch, twice as large, of one process. All norms
 are GN here: batch statistics are each process's own without SyncBN, which PyTorch has
-for accelerators only. Sums run in another order on two processes, and differences of
-rounding grow over the steps, hence the tolerances.
+for accelerators only. All is trained in float64, where no rounding decides anything.
 """
 
 import json
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_float64 import default_dtype
 
 from frskd_mm.engine import configure_run, load_config
 from frskd_mm.engine.runs import build_runner
@@ -44,13 +44,15 @@ def train_on_one(work_dir, epochs, resume=None, given=None):
     cfg = load_config(str(REPO / CONFIG), _options(epochs, 2 * BATCH, given))
     cfg.experiment_name = f'{work_dir.name}-{epochs}'
     configure_run(cfg, work_dir=str(work_dir), resume=resume, validate=False)
-    build_runner(cfg).train()
+    with default_dtype(torch.float64):
+        build_runner(cfg).train()
 
 
 def train_on_two(work_dir, epochs, *arguments, given=None):
     """Train as a user does, on two processes with half the batch each."""
     options = _options(epochs, BATCH, given)
     command = ['torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    command += [str(Path(__file__).with_name('in_float64.py'))]
     command += ['tools/train.py', CONFIG, '--launcher=pytorch', '--no-validate']
     command += ['--work-dir', str(work_dir), *arguments, '--cfg-options']
     done = subprocess.run(
@@ -95,19 +97,17 @@ def assert_equal_curves(found, expected):
         assert ours['lr'] == pytest.approx(theirs['lr'])
         for term in TERMS:
             assert theirs[term] > 0
-            # The first step is before differences can grow.
-            close = dict(rel=3e-3) if step else dict(rel=1e-6, abs=2e-6)
-            assert ours[term] == pytest.approx(theirs[term], **close), (step, term)
+            assert ours[term] == pytest.approx(theirs[term], rel=1e-6), (step, term)
 
 
 def assert_equal_weights(found, expected):
-    """Require equal weights; biases begin at 0 and are still small."""
+    """Require equal weights."""
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
         torch.testing.assert_close(
             found[name],
             weight,
-            rtol=1e-3,
-            atol=2e-3 * float(weight.abs().max()) + 1e-5,
+            rtol=1e-6,
+            atol=1e-7 * float(weight.abs().max()),
             msg=lambda text, name=name: f'{name}: {text}',
         )
