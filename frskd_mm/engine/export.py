@@ -119,8 +119,16 @@ def _check_out(checkpoint: str, out: str, config_path: str, plain: Config) -> No
         raise ValueError(
             f'OUT is the checkpoint to write, for example student.pth, not {out}.'
         )
-    if osp.exists(out) and osp.samefile(checkpoint, out):
-        raise ValueError(f'OUT is the checkpoint itself ({out}). Name another file.')
+    if osp.exists(out):
+        if osp.samefile(checkpoint, out):
+            raise ValueError(
+                f'OUT is the checkpoint itself ({out}). Name another file.'
+            )
+        if not _is_export(out, plain):
+            raise ValueError(
+                f'{out} is another file than an earlier export of this student, and '
+                'would be overwritten. Name another OUT, or remove it.'
+            )
     if osp.exists(config_path):
         with open(config_path, encoding='utf-8') as file:
             is_own = file.read() == plain.pretty_text
@@ -129,6 +137,18 @@ def _check_out(checkpoint: str, out: str, config_path: str, plain: Config) -> No
                 f"The student's config would overwrite {config_path}, which is another "
                 'file. Name another OUT.'
             )
+
+
+def _is_export(path: str, plain: Config) -> bool:
+    """Whether a file is what :func:`export_student` writes for a config."""
+    try:
+        found = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        # Training checkpoints have a message hub, at least, besides.
+        return set(found) == {'state_dict', 'meta'} and (
+            found['meta'].get('cfg') == plain.pretty_text
+        )
+    except Exception:  # other files end in errors of many kinds
+        return False
 
 
 def _load_strictly(plain: Config, weights: dict, checkpoint: str) -> None:

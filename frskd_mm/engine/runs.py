@@ -1,22 +1,29 @@
 """Training and testing through MMEngine's runner."""
 
 import signal
-from contextlib import nullcontext
 from types import FrameType
-from typing import ContextManager, Dict, Optional
+from typing import Dict, Optional
 
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from frskd_mm.models.distilled import Distilled
-from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits, weights_of
+from frskd_mm.models.distilled import DISTILLER_PREFIX, Distilled
+from frskd_mm.utils.checkpoint import (
+    find_loading_misfits,
+    find_misfits,
+    summarize_misfits,
+    weights_of,
+)
 from frskd_mm.utils.environment import require_cuda_ops
-from frskd_mm.utils.model import unwrap
+from frskd_mm.utils.model import build_model, unwrap
 
 from .config import check_checkpoint_file, check_data_roots
 from .processes import join_cpu_processes
+
+#: Of mmseg's heads that only training needs. What is evaluated may lack them.
+AUXILIARY_PREFIX = 'auxiliary_head.'
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -108,26 +115,50 @@ def evaluate(
         dict[str, float]: The evaluator's metrics.
 
     Raises:
-        ValueError: If the self-teacher is wanted but there is none.
+        ValueError: If the checkpoint is of another model than the config, or the
+            self-teacher is wanted but there is none.
     """
     require_cuda_ops(cfg.get('default_scope'))
     check_data_roots(cfg, ['test_dataloader'])
     cfg.load_from, cfg.resume = checkpoint, False
     runner = build_runner(cfg)
-    context: ContextManager[None] = nullcontext()
-    if self_teacher:
-        model = unwrap(runner.model)
-        if not isinstance(model, Distilled):
-            raise ValueError(
-                'The config is of a plain student, which has no self-teacher. Pass '
-                'the config that the distilled model was trained with.'
-            )
-        runner.load_or_resume()
-        if model.loaded_plain:
-            raise ValueError(
-                f'{checkpoint} holds the student alone. Pass a training checkpoint '
-                'to evaluate the self-teacher.'
-            )
-        context = model.as_self_teacher()
-    with context:
+    model = unwrap(runner.model)
+    if self_teacher and not isinstance(model, Distilled):
+        raise ValueError(
+            'The config is of a plain student, which has no self-teacher. Pass the '
+            'config that the distilled model was trained with.'
+        )
+    _check_fit(runner, cfg, self_teacher)
+    if not self_teacher:
         return runner.test()
+    runner.load_or_resume()
+    if model.loaded_plain:
+        raise ValueError(
+            f'{checkpoint} holds the student alone. Pass a training checkpoint to '
+            'evaluate the self-teacher.'
+        )
+    with model.as_self_teacher():
+        return runner.test()
+
+
+def _check_fit(runner: Runner, cfg: Config, self_teacher: bool) -> None:
+    """Refuse weights of another model, of which MMEngine only warns.
+
+    Raises:
+        ValueError: If a tensor that predictions depend on is missing, unknown or of
+            another shape.
+    """
+    loaded = CheckpointLoader.load_checkpoint(cfg.load_from, map_location='cpu')
+    weights = weights_of(loaded)
+    # FlexibleRunner builds its model when it starts.
+    model = unwrap(runner.model) if isinstance(runner, Runner) else build_model(cfg)
+    ignored = (
+        [AUXILIARY_PREFIX] if self_teacher else [AUXILIARY_PREFIX, DISTILLER_PREFIX]
+    )
+    misfits = summarize_misfits(find_loading_misfits(model, weights, ignored))
+    if misfits:
+        raise ValueError(
+            f'{cfg.load_from} is of another model than the config, so what it would '
+            f'score means nothing: {misfits}. Give the config that it was trained '
+            'with, or the file of this one.'
+        )

@@ -1,9 +1,10 @@
 """Reading a checkpoint's tensors and comparing them with a model's."""
 
 import re
-from typing import Any, Dict, List, Mapping
+from collections import OrderedDict
+from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Misfits = Dict[str, List[str]]
 
@@ -11,11 +12,15 @@ Misfits = Dict[str, List[str]]
 def weights_of(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
     """Return the weights of a loaded checkpoint by their names in the model.
 
-    The prefix that MMEngine's DDPStrategy leaves is stripped, as MMEngine's own
-    loading does.
+    The prefix that MMEngine's DDPStrategy leaves is stripped, and the versions of the
+    modules are kept, as MMEngine's own loading does.
     """
     weights = checkpoint.get('state_dict', checkpoint)
-    return {re.sub(r'^module\.', '', name): weights[name] for name in weights}
+    named: Any = OrderedDict(
+        (re.sub(r'^module\.', '', name), weights[name]) for name in weights
+    )
+    named._metadata = getattr(weights, '_metadata', {})
+    return named
 
 
 def find_misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Misfits:
@@ -27,18 +32,65 @@ def find_misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Misf
         own: The model's state dict.
         given: The checkpoint's.
     """
-
-    def without_counters(keys: set) -> List[str]:
-        return sorted(key for key in keys if not key.endswith('num_batches_tracked'))
-
     return {
-        'missing': without_counters(own.keys() - given.keys()),
-        'unknown': without_counters(given.keys() - own.keys()),
+        'missing': _without_counters(own.keys() - given.keys()),
+        'unknown': _without_counters(given.keys() - own.keys()),
         'of another shape': sorted(
             f'{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}'
             for key in own.keys() & given.keys()
             if given[key].shape != own[key].shape
         ),
+    }
+
+
+def find_loading_misfits(
+    model: nn.Module, given: Mapping[str, Tensor], ignored: Sequence[str] = ()
+) -> Misfits:
+    """Return the names of tensors that do not fit when they are loaded, by kind.
+
+    Modules may convert what they load, such as names of earlier versions or position
+    embeddings of another image size. So where names or shapes differ, the weights are
+    loaded, as far as they fit.
+
+    Args:
+        model: May get the weights.
+        given: The checkpoint's, as :func:`weights_of` returns them.
+        ignored: Beginnings of names that do not matter.
+    """
+    own, kind = model.state_dict(), 'of another shape'
+    misfits = _matter(find_misfits(own, given), ignored)
+    if not any(misfits.values()):
+        return misfits
+    # Of what does not matter, what fits goes along: a distilled model sees by it
+    # that the weights are not a plain student's.
+    loaded: Any = OrderedDict(
+        (name, value)
+        for name, value in given.items()
+        if not name.startswith(tuple(ignored))
+        or (name in own and own[name].shape == value.shape)
+    )
+    loaded._metadata = getattr(given, '_metadata', {})
+    try:
+        missing, unknown = model.load_state_dict(loaded, strict=False)
+    except RuntimeError as error:  # which names those of another shape alone
+        shapes = [m for m in misfits[kind] if f' {m.split()[0]}: ' in str(error)]
+        return {**misfits, kind: shapes}
+    found = {
+        'missing': _without_counters(missing),
+        'unknown': _without_counters(unknown),
+        kind: [],
+    }
+    return _matter(found, ignored)
+
+
+def _without_counters(keys: Iterable[str]) -> List[str]:
+    return sorted(key for key in keys if not key.endswith('num_batches_tracked'))
+
+
+def _matter(misfits: Misfits, ignored: Sequence[str]) -> Misfits:
+    return {
+        kind: [name for name in names if not name.startswith(tuple(ignored))]
+        for kind, names in misfits.items()
     }
 
 

@@ -1,7 +1,9 @@
 """The student leaves the toolkit: export, load in plain mmpretrain, predict."""
 
+import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from frskd_mm.engine import (
     student_config,
     train,
 )
+from frskd_mm.utils.model import build_model
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = str(REPO / 'configs/digits/frskd_wrn10-1_digits.py')
@@ -168,6 +171,115 @@ def test_nothing_but_an_earlier_export_is_overwritten(trained, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['mine.py']
     for _ in range(2):
         export_student(cfg, checkpoint, str(tmp_path / 'student.pth'))
+
+
+@pytest.mark.parametrize('kind', ['training checkpoint', 'another export', 'text'])
+def test_another_checkpoint_is_not_overwritten(kind, exported, trained, tmp_path):
+    out = tmp_path / 'best.pth'
+    if kind == 'text':
+        out.write_text('no checkpoint')
+    elif kind == 'another export':
+        other = torch.load(exported[0], weights_only=False)
+        other['meta']['cfg'] = other['meta']['cfg'].replace('depth=10', 'depth=16')
+        torch.save(other, out)
+    else:
+        shutil.copy(Path(trained[1]).with_name('epoch_1.pth'), out)
+    before = out.read_bytes()
+    with pytest.raises(ValueError, match='best.pth is another file than an earlier'):
+        export_student(read_config(tmp_path), trained[1], str(out))
+    assert out.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ['best.pth']
+
+
+def plain_files(tmp_path, cfg, model):
+    """A plain config and the weights of a model, as a checkpoint."""
+    path = tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
+    cfg.log_level = 'ERROR'
+    return configure_run(cfg, work_dir=str(tmp_path)), str(path)
+
+
+def digits_config(path, **options):
+    return load_config(str(REPO / 'configs/digits' / path), options)
+
+
+@pytest.mark.parametrize('kind', ['plain', 'distilled'])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            {'backbone.widen_factor': 2, 'head.in_channels': 128},
+            r'of another shape|backbone',
+        ),
+        ({'backbone.depth': 16}, r'unknown \(backbone.groups'),
+        (
+            {'head.num_classes': 7},
+            r'2 of another shape \(head.fc.bias \(7,\) instead of \(10,\)',
+        ),
+    ],
+    ids=['wider', 'deeper', 'other classes'],
+)
+def test_weights_of_another_model_are_not_scored(kind, options, message, tmp_path):
+    student = 'model.student.' if kind == 'distilled' else 'model.'
+    name = {'plain': 'wrn10-1_digits.py', 'distilled': 'frskd_wrn10-1_digits.py'}[kind]
+    other = digits_config(name, **{student + key: v for key, v in options.items()})
+    cfg, weights = plain_files(tmp_path, digits_config(name), build_model(other))
+    with pytest.raises(ValueError, match=message):
+        evaluate(cfg, weights)
+
+
+def test_weights_of_another_task_are_not_scored(tmp_path):
+    classifier = build_model(digits_config('wrn10-1_digits.py'))
+    cfg = digits_config('fcn_r18-c16_digit-scenes.py')
+    with pytest.raises(ValueError, match=r'missing \(backbone.*unknown \(backbone'):
+        evaluate(*plain_files(tmp_path, cfg, classifier))
+
+
+@pytest.mark.parametrize('kind', ['none in the file', 'none in the config'])
+def test_auxiliary_heads_do_not_matter_to_a_score(kind, tmp_path):
+    cfg = digits_config('fcn_r18-c16_digit-scenes.py')
+    cfg.test_dataloader.dataset.indices = 2
+    head = dict(cfg.model.decode_head, in_index=2, in_channels=64)
+    head['input_transform'] = None
+    with_head = deepcopy(cfg)
+    with_head.model.auxiliary_head = head
+    model = build_model(with_head if kind == 'none in the config' else cfg)
+    if kind == 'none in the file':
+        cfg = with_head
+    assert 'mIoU' in evaluate(*plain_files(tmp_path, cfg, model))
+
+
+def test_weights_that_a_module_converts_are_scored(tmp_path):
+    """A vision transformer resizes its position embeddings to another image size."""
+
+    def transformer(img_size, num_classes=10):
+        cfg = digits_config('wrn10-1_digits.py')
+        sizes = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16)
+        cfg.model.backbone = dict(
+            type='VisionTransformer', arch=sizes, img_size=img_size, patch_size=8
+        )
+        cfg.model.neck = None
+        cfg.model.head.update(in_channels=16, num_classes=num_classes)
+        cfg.test_dataloader.dataset.indices = 20
+        return cfg
+
+    model = build_model(transformer(16))
+    cfg, weights = plain_files(tmp_path, transformer(24), model)
+    assert 'accuracy/top1' in evaluate(cfg, weights)
+    cfg, weights = plain_files(tmp_path, transformer(24, num_classes=7), model)
+    with pytest.raises(ValueError, match='another model.*: 2 of another shape .head'):
+        evaluate(cfg, weights)
+
+
+def test_another_method_s_checkpoint_is_scored_by_its_student(tmp_path):
+    cfg = digits_config('frskd_wrn10-1_digits.py')
+    cfg.test_dataloader.dataset.indices = 20
+    other = deepcopy(cfg)
+    other.model.distiller.neck.width = 1
+    cfg, weights = plain_files(tmp_path, cfg, build_model(other))
+    assert 'accuracy/top1' in evaluate(deepcopy(cfg), weights)
+    with pytest.raises(ValueError, match='another model.*of another shape .distiller'):
+        evaluate(cfg, weights, self_teacher=True)
 
 
 def test_plain_config_is_free_of_what_needs_the_distiller(tmp_path):
