@@ -92,7 +92,7 @@ class EfficientNetLite(BaseModule):
         from timm import create_model
 
         self.arch, self.out_indices, self.pretrained = arch, indices, pretrained
-        self.timm_model = create_model(
+        self.timm_model: Any = create_model(
             f'tf_efficientnet_{arch}', features_only=True, out_indices=indices
         )
         self.blocks_per_stage = [len(stage) for stage in self.timm_model.blocks]
