@@ -11,7 +11,6 @@ import sys
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
-from mmengine.config import DictAction
 
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
 from frskd_mm.engine import load_config
@@ -30,13 +29,14 @@ from frskd_mm.lab.benchmark import (
     silence,
     sweep_table,
 )
+from frskd_mm.utils.command import CommandParser, run_command
 from frskd_mm.utils.environment import describe_environment
 from frskd_mm.utils.optional import require_packages
 
 
 def parse_args() -> argparse.Namespace:
     """Define the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
@@ -110,18 +110,13 @@ def parse_args() -> argparse.Namespace:
         '--plot', metavar='FILE', help='draw what --sweep gives, as PNG'
     )
     parser.add_argument('--json', metavar='FILE', help='write all figures there')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='replace values in all configs: key=value',
-    )
+    parser.add_cfg_options('replace values in all configs: key=value')
     args = parser.parse_args()
     for option, values in (
         ('batch-size', args.batch_size),
         ('image-size', args.image_size or []),
         ('steps', [args.steps]),
-        ('threads', [args.threads or 1]),
+        ('threads', [1 if args.threads is None else args.threads]),
     ):
         if min(values, default=1) < 1:
             parser.error(f'--{option} must be 1 or more, not {min(values)}')
@@ -185,10 +180,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     if args.plot:
         require_packages('--plot', matplotlib='matplotlib')
-    try:
-        kind, measurements = run(args)
-    except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
-        sys.exit(f'{type(error).__name__}: {error}')
+    kind, measurements = run(args)
     print(report(measurements))
     if kind:
         print('\n' + sweep_table(kind, measurements))
@@ -208,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -10,16 +10,15 @@ import shlex
 import signal
 import sys
 
-from mmengine.config import DictAction
-
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
 from frskd_mm.lab.compare import plan_grid, run_grid, write_report
+from frskd_mm.utils.command import CommandParser, run_command
 from frskd_mm.utils.optional import require_packages
 
 
 def parse_args() -> argparse.Namespace:
     """Define the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
@@ -46,12 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--metric', help='name of the quality where it is not accuracy, mIoU or AP'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='replace config values for all methods: key=value',
-    )
+    parser.add_cfg_options('replace config values for all methods: key=value')
     args = parser.parse_args()
     if args.jobs < 1:
         parser.error(f'--jobs must be 1 or more, not {args.jobs}')
@@ -64,26 +58,16 @@ def main() -> None:
     require_packages('The comparison', matplotlib='matplotlib', scipy='scipy')
     # Ends the runs, too; without it they would end at their next step.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        runs = plan_grid(
-            args.config,
-            args.methods.split(','),
-            args.seeds,
-            args.out,
-            args.cfg_options,
-        )
-        failed = run_grid(runs, args.jobs)
-    except (ValueError, FileNotFoundError, ImportError, BlockingIOError) as error:
-        sys.exit(f'{type(error).__name__}: {error}')
+    runs = plan_grid(
+        args.config, args.methods.split(','), args.seeds, args.out, args.cfg_options
+    )
+    failed = run_grid(runs, args.jobs)
     command = f'python {shlex.join(sys.argv)}'
-    try:
-        print('\n' + write_report(runs, args.out, command, args.metric))
-    except ValueError as error:
-        sys.exit(f'{type(error).__name__}: {error}')
+    print('\n' + write_report(runs, args.out, command, args.metric))
     print(f'\nReport: {osp.join(args.out, "report.html")} and report.md')
     if failed:
         sys.exit(f'{len(failed)} of {len(runs)} runs failed; see above.')
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

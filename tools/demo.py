@@ -15,6 +15,7 @@ from frskd_mm.lab.demo import (
     results_table,
     run_demo,
 )
+from frskd_mm.utils.command import CommandParser, run_command
 from frskd_mm.utils.optional import require_packages
 
 CONFIGS = osp.join(osp.dirname(osp.dirname(osp.abspath(__file__))), 'configs')
@@ -22,7 +23,7 @@ CONFIGS = osp.join(osp.dirname(osp.dirname(osp.abspath(__file__))), 'configs')
 
 def parse_args() -> argparse.Namespace:
     """Define the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
@@ -84,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

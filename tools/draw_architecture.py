@@ -1,18 +1,17 @@
 """Draw a distilled model: ``python tools/draw_architecture.py CONFIG OUT``."""
 
-import argparse
-
 import torch
 
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
 from frskd_mm.engine import load_config
 from frskd_mm.lab.visualization.architecture import draw_architecture
+from frskd_mm.utils.command import CommandParser, run_command
 from frskd_mm.utils.model import build_model
 
 
 def main() -> None:
     """Build the model and draw it."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument('config', help='config of a model with FRSKD')
     parser.add_argument('out', help='picture to write, .png or .svg')
     parser.add_argument(
@@ -25,4 +24,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -1,14 +1,13 @@
 """Compare finished runs: ``python tools/plot_runs.py --run NAME DIR [DIR ...]``."""
 
-import argparse
-
 from frskd_mm.lab.statistics import mean_std
 from frskd_mm.lab.visualization.learning_curves import draw_learning_curves, read_curves
+from frskd_mm.utils.command import CommandParser, run_command
 
 
 def main() -> None:
     """Print the final metric of each method and draw the curves."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument(
         '--run',
         nargs='+',
@@ -38,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

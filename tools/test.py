@@ -3,15 +3,14 @@
 import argparse
 import os
 
-from mmengine.config import DictAction
-
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
 from frskd_mm.engine import configure_run, evaluate, load_config, resolve_work_dir
+from frskd_mm.utils.command import CommandParser, run_command
 
 
 def parse_args() -> argparse.Namespace:
     """Define the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument('config', help='config file, or package::path')
     parser.add_argument(
         'checkpoint', help='training checkpoint or exported student; both work'
@@ -22,12 +21,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='evaluate the self-teacher instead of the student',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='replace config values: key=value, nested keys with dots',
-    )
+    parser.add_cfg_options()
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
     )
@@ -51,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -3,15 +3,14 @@
 import argparse
 import os
 
-from mmengine.config import DictAction
-
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
 from frskd_mm.engine import configure_run, load_config, resolve_work_dir, train, wrap
+from frskd_mm.utils.command import CommandParser, run_command
 
 
 def parse_args() -> argparse.Namespace:
     """Define the command line; the options are those of the host libraries."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument('config', help='config file, or package::path')
     parser.add_argument('--work-dir', help='where logs and checkpoints go')
     parser.add_argument(
@@ -30,12 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--no-validate', action='store_true', help='do not evaluate during training'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='replace config values: key=value, nested keys with dots',
-    )
+    parser.add_cfg_options()
     parser.add_argument(
         '--method',
         help="train with this method: 'none' for the plain model, 'frskd', 'frskd-f' "
@@ -74,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

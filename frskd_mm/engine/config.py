@@ -1,11 +1,13 @@
 """Reading configs and applying command-line options."""
 
 import difflib
+import os
 import os.path as osp
+import traceback
 import zipfile
 from glob import glob
 from importlib.util import find_spec
-from typing import List, Optional, Sequence
+from typing import Callable, List, Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -13,6 +15,27 @@ from mmengine.hub import get_config
 
 from frskd_mm.utils.environment import HOSTS, has_host, missing_host
 from frskd_mm.utils.scope import drop_own_scope
+
+CONFIG_ENDINGS = ('.py', '.json', '.yaml', '.yml')
+#: What the runner, the hosts' tools or ours read of a config's top level.
+KNOWN_KEYS = frozenset(
+    """model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg
+    test_cfg auto_scale_lr optim_wrapper param_scheduler val_evaluator test_evaluator
+    default_hooks custom_hooks data_preprocessor load_from resume launcher env_cfg
+    log_processor log_level visualizer default_scope randomness experiment_name
+    custom_imports model_wrapper_cfg sync_bn find_unused_parameters compile strategy
+    runner_type tta_model tta_pipeline activation_checkpointing bad_samples""".split()
+)
+#: Variables in the hosts' configs that resemble these.
+HELPERS = ('models',)
+#: A key of so many letters may have two wrong ones to be recognised.
+LONG_KEY = 9
+#: What a launcher tells the processes that it starts.
+LAUNCHER_VARIABLES = {
+    'pytorch': ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
+    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_RANK'),
+}
 
 
 def load_config(path: str, options: Optional[dict] = None) -> Config:
@@ -28,8 +51,8 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
     Raises:
         FileNotFoundError: If there is no such file; names similar ones.
         ImportError: If the package is not installed.
-        ValueError: If a path in a package names no folder, or an option's key is
-            almost one of the config.
+        ValueError: If a path in a package names no folder, the file is no config,
+            or a key of the config or of the options is almost one that is known.
     """
     package, separator, name = path.partition('::')
     if separator:
@@ -45,16 +68,98 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         folder = osp.join(osp.dirname(origin or ''), '.mim', 'configs')
         if osp.isdir(folder) and not osp.isfile(osp.join(folder, name)):
             raise FileNotFoundError(_no_such_file('config', osp.join(folder, name)))
-        cfg = get_config(path)
+        cfg = read_config(path, get_config)
     else:
-        if not osp.isfile(path):
-            raise FileNotFoundError(_no_such_file('config', path))
-        cfg = Config.fromfile(path)
-    drop_own_scope(cfg._cfg_dict)
+        _check_config_file(path)
+        cfg = read_config(path)
+    check_keys(cfg)
     if options:
         _check_options(cfg, options)
         cfg.merge_from_dict(options)
     return cfg
+
+
+def _check_config_file(path: str) -> None:
+    if osp.isdir(path):
+        found = sorted(glob(osp.join(path, '*.py')))
+        raise FileNotFoundError(
+            f'{path} is a folder. Name a config file'
+            f'{f", such as {found[0]}" if found else ""}.'
+        )
+    if not osp.isfile(path):
+        raise FileNotFoundError(_no_such_file('config', path))
+    if not path.endswith(CONFIG_ENDINGS):
+        raise ValueError(
+            f'{path} is not a config: the name has to end in '
+            f'{", ".join(CONFIG_ENDINGS)}.'
+        )
+
+
+def read_config(path: str, read: Callable[[str], Config] = Config.fromfile) -> Config:
+    """Read a config, and say what is wrong with it if that fails.
+
+    Args:
+        path: File, or ``package::path``.
+        read: MMEngine's function that reads it.
+
+    Raises:
+        FileNotFoundError: If it inherits a file that is not there.
+        ValueError: If its Python cannot be executed.
+    """
+    try:
+        cfg = read(path)
+        drop_own_scope(cfg._cfg_dict)  # imports what a config imports, too
+        return cfg
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f'{path} inherits a file that is not there: {error}'
+        ) from error
+    except Exception as error:
+        line = ''
+        for frame in traceback.extract_tb(error.__traceback__):
+            if osp.basename(frame.filename) in (osp.basename(path), '<string>'):
+                line = f', line {frame.lineno}'
+        raise ValueError(
+            f'{path}{line} cannot be read as a config: {type(error).__name__}: {error}'
+        ) from error
+
+
+def check_keys(cfg: Config) -> None:
+    """Refuse top-level keys that resemble one that is read, but are not read.
+
+    A config may hold any variable of its own, so MMEngine takes no notice of
+    ``train_dataloder``, and trains as if it were not there.
+
+    Raises:
+        ValueError: If there is such a key.
+    """
+    for key in cfg:
+        if key in KNOWN_KEYS or key in HELPERS:
+            continue
+        allowed = 1 if len(key) < LONG_KEY else 2
+        for known in KNOWN_KEYS:
+            if _edits(key, known, allowed) <= allowed:
+                raise ValueError(
+                    f'Nothing reads the key {key} of the config '
+                    f'({cfg.filename}). Did you mean {known}? If it is a variable of '
+                    'your own, give it another name.'
+                )
+
+
+def _edits(first: str, second: str, limit: int) -> int:
+    """Return how many letters were left out, added, changed or swapped."""
+    if abs(len(first) - len(second)) > limit:
+        return limit + 1
+    before: List[int] = []
+    last, row = before, list(range(len(second) + 1))
+    for i, letter in enumerate(first):
+        before, last, row = last, row, [i + 1]
+        for j, other in enumerate(second):
+            edits = min(last[j + 1] + 1, row[j] + 1, last[j] + (letter != other))
+            if i and j and (letter, first[i - 1]) == (second[j - 1], other):
+                edits = min(edits, before[j - 1] + 1)
+            row.append(edits)
+    return row[-1]
 
 
 def _check_options(cfg: Config, options: dict) -> None:
@@ -151,6 +256,29 @@ def resolve_work_dir(cfg: Config, config_path: str, work_dir: Optional[str]) -> 
     return work_dir or cfg.get('work_dir') or osp.join('work_dirs', name)
 
 
+def check_launcher(launcher: str) -> None:
+    """Refuse a launcher that did not start this process.
+
+    Raises:
+        ValueError: If the variables that it sets are not there.
+    """
+    missing = [
+        name for name in LAUNCHER_VARIABLES.get(launcher, ()) if name not in os.environ
+    ]
+    if not missing:
+        return
+    how = {
+        'pytorch': 'torchrun --nproc_per_node=2 tools/train.py ...',
+        'slurm': 'srun python tools/train.py ...',
+        'mpi': 'mpirun -np 2 python tools/train.py ...',
+    }[launcher]
+    raise ValueError(
+        f'--launcher {launcher} is for processes that the launcher starts, but '
+        f'{", ".join(missing)} of the environment are not set. Start them with {how} '
+        f'--launcher {launcher}, or leave --launcher out to train in one process.'
+    )
+
+
 def configure_run(
     cfg: Config,
     work_dir: str,
@@ -177,13 +305,19 @@ def configure_run(
     Raises:
         ValueError: If an option does not suit the config or the machine.
     """
-    if 'distiller' in cfg.model and cfg.model.type != 'frskd_mm.Distilled':
+    if not isinstance(cfg.get('model'), dict):
+        raise ValueError(
+            f'{cfg.filename or "The config"} has no model=dict(...). Is it one of the '
+            'files that others inherit?'
+        )
+    if 'distiller' in cfg.model and cfg.model.get('type') != 'frskd_mm.Distilled':
         raise ValueError(
             'The options set model.distiller, but nothing distils the '
             f'{cfg.model.type}. Name a method, as --method frskd, or give a config '
             'with one.'
         )
     cfg.work_dir = work_dir
+    check_launcher(launcher)
     cfg.launcher = launcher
     if resume == 'auto':
         cfg.resume, cfg.load_from = True, None

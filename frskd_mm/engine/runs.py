@@ -17,6 +17,7 @@ from frskd_mm.utils.checkpoint import (
     weights_of,
 )
 from frskd_mm.utils.environment import require_cuda_ops
+from frskd_mm.utils.explain import explained
 from frskd_mm.utils.model import build_model, unwrap
 
 from .config import check_checkpoint_file, check_data_roots
@@ -42,7 +43,8 @@ def build_runner(cfg: Config) -> Runner:
             "strategy.type='frskd_mm.FSDPStrategy' in the config."
         )
     join_cpu_processes(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with explained(cfg):
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def train(cfg: Config) -> Runner:
@@ -66,7 +68,8 @@ def train(cfg: Config) -> Runner:
     runner = build_runner(cfg)
     if cfg.get('resume') and isinstance(runner, Runner):
         _check_resumable(runner, cfg)
-    runner.train()
+    with explained(cfg):  # loops, data sets and optimisers are built there
+        runner.train()
     return runner
 
 
@@ -130,14 +133,15 @@ def evaluate(
         )
     _check_fit(runner, cfg, self_teacher)
     if not self_teacher:
-        return runner.test()
+        with explained(cfg):
+            return runner.test()
     runner.load_or_resume()
     if model.loaded_plain:
         raise ValueError(
             f'{checkpoint} holds the student alone. Pass a training checkpoint to '
             'evaluate the self-teacher.'
         )
-    with model.as_self_teacher():
+    with model.as_self_teacher(), explained(cfg):
         return runner.test()
 
 

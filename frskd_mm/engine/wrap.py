@@ -20,6 +20,7 @@ from frskd_mm.models.tasks import (
 )
 from frskd_mm.models.tasks.base import DryForwardError
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import did_you_mean
 from frskd_mm.utils.model import build_model
 from frskd_mm.utils.random import isolated_rng
 
@@ -160,7 +161,8 @@ def _read_method(method: str, task: str) -> Config:
     files = _method_files(task)
     if method not in files:
         raise ValueError(
-            f'There is no method {method!r} for this task ({task}). There are: '
+            f'There is no method {method!r} for this task ({task}).'
+            f'{did_you_mean(method, [PLAIN, *sorted(files)])} There are: '
             f'{", ".join([PLAIN, *sorted(files)])}. One of your own is the path of '
             'its file, FILE.py.'
         )

@@ -10,6 +10,7 @@ from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from .explain import explained
 from .random import isolated_rng
 
 
@@ -24,7 +25,8 @@ def build_model(cfg: Config, model: Optional[dict] = None) -> BaseModel:
     model_cfg = deepcopy(cfg.model if model is None else model)
     if cfg.get('data_preprocessor'):
         model_cfg.setdefault('data_preprocessor', deepcopy(cfg.data_preprocessor))
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope'))
+    with scope, explained(cfg):
         return MODELS.build(model_cfg)
 
 
