@@ -7,6 +7,8 @@ from .fitnet_loss import FitNetLoss
 from .overhaul_loss import OverhaulLoss
 from .pixel_soft_label_loss import PixelSoftLabelLoss
 from .soft_label_loss import SoftLabelLoss
+from .uskd_loss import USKDLoss
+from .zipf_loss import ZipfLoss
 
 __all__ = [
     'AttentionTransferLoss',
@@ -16,4 +18,6 @@ __all__ = [
     'OverhaulLoss',
     'PixelSoftLabelLoss',
     'SoftLabelLoss',
+    'USKDLoss',
+    'ZipfLoss',
 ]

@@ -1,0 +1,127 @@
+"""USKD against a plain version of the source, and its limits."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from frskd_mm.models.losses import USKDLoss
+
+
+def reference(logits, weak_logits, scores, mixed, smoothing=0.1):
+    """Image by image, class by class; each image's targets, largest share first."""
+    num, classes = logits.shape
+    probs, weak = logits.softmax(1), weak_logits.softmax(1)
+    columns = 2 if mixed else 1
+    targets = [
+        sorted(range(classes), key=lambda c, row=row: -float(row[c]))[:columns]
+        for row in scores
+    ]
+    means = [
+        sum(float(probs[n, targets[n][k]]) ** 2 for n in range(num)) / num
+        for k in range(columns)
+    ]
+    target_loss = non_target_loss = weak_loss = 0.0
+    for n in range(num):
+        for k, c in enumerate(targets[n]):
+            share = float(scores[n, c])
+            if share:
+                factor = float(probs[n, c]) ** 2 + share - means[k]
+                target_loss = target_loss - factor * probs[n, c].log()
+        log_probs = probs[n].log().tolist()
+        rest_weak = 1 - sum(float(weak[n, c]) for c in targets[n]) + 1e-6
+        rest = 1 - sum(log_probs[c] for c in targets[n]) + 1e-6
+        value = [
+            float(weak[n, c]) / rest_weak + log_probs[c] / rest for c in range(classes)
+        ]
+        ordered = sorted(range(classes), key=lambda c: -value[c])
+        others = [c for c in range(classes) if c not in targets[n]]
+        law = {c: 1 / (1 + ordered.index(c)) for c in others}
+        log_norm = sum(logits[n, c].exp() for c in others).log()
+        for c in others:
+            share = law[c] / sum(law.values())
+            non_target_loss = non_target_loss - share * (logits[n, c] - log_norm)
+        for c in range(classes):
+            target = (1 - smoothing) * float(scores[n, c]) + smoothing / classes
+            weak_loss = weak_loss - target * weak[n, c].log()
+    return [term / num for term in (target_loss, non_target_loss, weak_loss)]
+
+
+def targets_of(num, classes, mixed):
+    labels = torch.stack([torch.randperm(classes)[:2] for _ in range(num)])
+    if not mixed:
+        return F.one_hot(labels[:, 0], classes).float()
+    share = 0.5 + 0.4 * torch.rand(num, 1)
+    first, second = (F.one_hot(labels[:, k], classes) for k in (0, 1))
+    return share * first + (1 - share) * second
+
+
+@pytest.mark.parametrize('mixed', [False, True], ids=['labels', 'mixed labels'])
+@pytest.mark.parametrize(('num', 'classes'), [(1, 3), (4, 10), (6, 100)])
+def test_equals_a_plain_version(num, classes, mixed):
+    logits = (2 * torch.randn(num, classes)).requires_grad_()
+    weak_logits = (2 * torch.randn(num, classes)).requires_grad_()
+    scores = targets_of(num, classes, mixed)
+    weights = (0.3, 0.7, 1.5)
+    loss = USKDLoss(alpha=weights[0], beta=weights[1], mu=weights[2])
+    terms = loss(logits, weak_logits, scores, mixed=mixed)
+    expected = reference(logits.double(), weak_logits.double(), scores, mixed)
+    for weight, term, wanted in zip(weights, terms, expected):
+        torch.testing.assert_close(
+            term, (weight * wanted).float(), rtol=1e-4, atol=1e-6
+        )
+    variables = [logits, weak_logits]
+    total = sum(weight * wanted for weight, wanted in zip(weights, expected))
+    torch.testing.assert_close(
+        torch.autograd.grad(sum(terms), variables),
+        torch.autograd.grad(total, variables),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_each_term_trains_its_own_logits():
+    logits = torch.randn(4, 6, requires_grad=True)
+    weak_logits = torch.randn(4, 6, requires_grad=True)
+    scores = targets_of(4, 6, mixed=False)
+    reached = [
+        tuple(
+            grad is not None
+            for grad in torch.autograd.grad(
+                term, [logits, weak_logits], allow_unused=True, retain_graph=True
+            )
+        )
+        for term in USKDLoss()(logits, weak_logits, scores)
+    ]
+    assert reached == [(True, False), (True, False), (False, True)]
+
+
+def test_of_one_image_the_target_is_its_label():
+    logits = torch.tensor([[2.0, 0.0, -1.0]])
+    scores = torch.tensor([[1.0, 0.0, 0.0]])
+    target, _, _ = USKDLoss(alpha=1.0)(logits, logits, scores)
+    torch.testing.assert_close(target, F.cross_entropy(logits, scores))
+
+
+def test_an_image_that_is_not_mixed_has_one_target():
+    logits = torch.randn(1, 5)
+    scores = torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0]])
+    mixed, _, _ = USKDLoss(alpha=1.0)(logits, logits, scores, mixed=True)
+    torch.testing.assert_close(mixed, F.cross_entropy(logits, scores))
+
+
+def test_even_classifiers_cost_the_entropy():
+    logits = torch.zeros(2, 4)
+    scores = targets_of(2, 4, mixed=False)
+    terms = USKDLoss(alpha=1.0, beta=1.0, mu=1.0)(logits, logits, scores)
+    expected = [math.log(4), math.log(3), math.log(4)]
+    torch.testing.assert_close(torch.stack(terms), torch.tensor(expected))
+
+
+def test_half_precision_is_computed_in_full():
+    logits = torch.tensor([[60000.0, -60000.0, 3.0]], dtype=torch.float16)
+    scores = torch.tensor([[0.0, 0.0, 1.0]])
+    for term in USKDLoss()(logits, logits, scores):
+        assert torch.isfinite(term)
+        assert term.dtype == torch.float32
