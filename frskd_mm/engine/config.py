@@ -10,9 +10,12 @@ from importlib.util import find_spec
 from typing import Callable, List, Optional, Sequence
 
 from mmengine.config import Config
+from mmengine.dataset import ConcatDataset
 from mmengine.device import get_device
 from mmengine.hub import get_config
+from mmengine.registry import DATASETS
 
+from frskd_mm.registry import MODELS
 from frskd_mm.utils.environment import HOSTS, has_host, missing_host
 from frskd_mm.utils.scope import drop_own_scope
 
@@ -248,6 +251,36 @@ def check_data_roots(cfg: Config, loaders: Sequence[str]) -> None:
                 f'there or set {key}.data_root; the configs of frskd_mm look in the '
                 'folder that the environment variable FRSKD_DATA names.'
             )
+
+
+def check_sample_indices(cfg: Config) -> None:
+    """Refuse a concatenated training set for methods that number its images.
+
+    Raises:
+        ValueError: If the parts of the training set are numbered each from 0.
+    """
+    distiller = cfg.model.get('distiller') or {}
+    loader = cfg.get('train_dataloader') or {}
+    if 'type' not in distiller or 'dataset' not in loader:
+        return
+    method = MODELS.get(distiller['type'])
+    if not getattr(method, 'reads_sample_idx', False):
+        return
+    dataset = loader['dataset']
+    while 'dataset' in dataset:  # a wrapper
+        dataset = dataset['dataset']
+    kind = dataset.get('type')
+    if isinstance(kind, str):
+        scope = cfg.get('default_scope')
+        with DATASETS.switch_scope_and_registry(scope) as registry:
+            kind = registry.get(kind)
+    if isinstance(kind, type) and issubclass(kind, ConcatDataset):
+        raise ValueError(
+            f'{method.__name__} tells images apart by sample_idx, but the '
+            f'{kind.__name__} of train_dataloader numbers each of its parts from 0. '
+            'Train on one data set, with a single list of images, or with another '
+            'method.'
+        )
 
 
 def resolve_work_dir(cfg: Config, config_path: str, work_dir: Optional[str]) -> str:

@@ -20,7 +20,7 @@ from frskd_mm.utils.environment import require_cuda_ops
 from frskd_mm.utils.explain import explained
 from frskd_mm.utils.model import build_model, unwrap
 
-from .config import check_checkpoint_file, check_data_roots
+from .config import check_checkpoint_file, check_data_roots, check_sample_indices
 from .processes import join_cpu_processes
 
 #: Of mmseg's heads that only training needs. What is evaluated may lack them.
@@ -59,11 +59,13 @@ def train(cfg: Config) -> Runner:
         Runner: After training.
 
     Raises:
-        ValueError: If the run to be resumed is of another model.
+        ValueError: If the run to be resumed is of another model, or the method cannot
+            use the training set.
         FileNotFoundError: If the data are not where the config says.
     """
     require_cuda_ops(cfg.get('default_scope'))
     check_data_roots(cfg, ['train_dataloader', 'val_dataloader'])
+    check_sample_indices(cfg)
     signal.signal(signal.SIGTERM, _stop)
     runner = build_runner(cfg)
     if cfg.get('resume') and isinstance(runner, Runner):

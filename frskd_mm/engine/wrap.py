@@ -24,7 +24,7 @@ from frskd_mm.utils.arguments import did_you_mean
 from frskd_mm.utils.model import build_model
 from frskd_mm.utils.random import isolated_rng
 
-from .config import load_config
+from .config import check_sample_indices, load_config
 
 PLAIN = 'none'
 #: How the method files name the tasks.
@@ -69,8 +69,8 @@ def wrap(
     Raises:
         ValueError: If the method is unknown for the task, the config has no
             model or a distilled one, the backbone does not give the maps that
-            the method reads, or the config chose a loss or augments that the
-            method would replace.
+            the method reads, the config chose a loss or augments that the method
+            would replace, or the method cannot use its training set.
         FileNotFoundError: If the method is a path, but there is no such file.
 
     Example:
@@ -126,6 +126,7 @@ def wrap(
     imports = [n for given in given_imports if given for n in _as_list(given.imports)]
     others = cfg.get('custom_imports') or {}
     cfg.custom_imports = {**others, 'imports': [*imports, 'frskd_mm']}
+    check_sample_indices(cfg)
     name = osp.basename(cfg.filename or f'{built.__class__.__name__.lower()}.py')
     # The runner writes the config into the work directory under this name.
     object.__setattr__(cfg, '_filename', f'{method_name(method)}_{name}')

@@ -33,6 +33,8 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
     classification_only = False
     #: Whether the method reads several feature maps of the student.
     reads_levels = False
+    #: Whether the method tells images apart by their index in the training set.
+    reads_sample_idx = False
 
     def __init__(
         self, student: BaseModel, weight_schedule: Optional[dict] = None

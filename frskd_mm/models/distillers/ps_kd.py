@@ -37,8 +37,9 @@ class PSKD(BaseDistiller):
     so shuffling does not matter. Checkpoints contain it, so resuming
     goes on with it; several processes exchange their predictions in every
     iteration, so they agree. It takes 4 * ``num_samples`` * C bytes, 20 MB for
-    CIFAR-100. A ``ConcatDataset`` numbers each of its parts from 0 and must not
-    be used.
+    CIFAR-100. A ``ConcatDataset`` numbers each of its parts from 0 and is refused:
+    by the tools when they read it in the config, and here when a row comes with
+    another file or label than before.
 
     Paper: Self-Knowledge Distillation with Progressive Refinement of Targets,
     ICCV 2021, https://arxiv.org/abs/2006.12000
@@ -57,6 +58,7 @@ class PSKD(BaseDistiller):
     """
 
     classification_only = True
+    reads_sample_idx = True
 
     def __init__(
         self,
@@ -69,6 +71,8 @@ class PSKD(BaseDistiller):
         if not 0 <= alpha <= 1:
             raise ValueError(f'alpha must lie in [0, 1], got {alpha}.')
         self.alpha = alpha
+        # Whose the rows are, as far as this process has seen; 0 is nobody.
+        self._owners = torch.zeros(num_samples, dtype=torch.int64)
         # A row of zeros: not predicted yet.
         self.register_buffer(
             'predictions', torch.zeros(num_samples, student.head.num_classes)
@@ -107,6 +111,7 @@ class PSKD(BaseDistiller):
     def recall(self, data_samples: Sequence[Any]) -> Tensor:
         """Return the last predictions (N, C), or the targets where none is."""
         past = self.predictions[self._ids(data_samples)]
+        self._check_owners(data_samples)
         is_known = past.sum(dim=1, keepdim=True) > 0
         targets = target_scores(data_samples, num_classes=past.shape[1])
         return torch.where(is_known, past, targets.to(past))
@@ -130,3 +135,23 @@ class PSKD(BaseDistiller):
                 'size of the training set.'
             )
         return torch.tensor(ids, device=self.predictions.device)
+
+    def _check_owners(self, data_samples: Sequence[Any]) -> None:
+        """Refuse a row that another image has been using.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        ids = torch.tensor([sample.get('sample_idx') for sample in data_samples])
+        paths = [sample.get('img_path') for sample in data_samples]
+        labels = torch.cat([sample.gt_label for sample in data_samples]).tolist()
+        owners = torch.tensor([hash(owner) for owner in zip(paths, labels)])
+        before = self._owners[ids]
+        self._owners[ids] = owners
+        shared = ((before != 0) & (before != owners)) | (self._owners[ids] != owners)
+        if shared.any():
+            raise ValueError(
+                f'sample_idx {ids[shared][0].item()} belongs to several images: PSKD '
+                'would mix up their predictions. A ConcatDataset numbers each of its '
+                'parts from 0: train on one data set, with a single list of images.'
+            )

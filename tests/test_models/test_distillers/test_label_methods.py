@@ -16,11 +16,14 @@ from comparators import (
     parts_reached,
     plain_prediction,
 )
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from toys import toy_batch
+
+from frskd_mm.engine import train, wrap
 
 CLASSES = 10
 
@@ -148,6 +151,59 @@ def test_ps_kd_says_what_is_missing():
         ps_kd().loss(**batch_of([3, 20]))
     with pytest.raises(ValueError, match='alpha must lie in'):
         ps_kd(alpha=1.2)
+
+
+def concatenated(dataset: Dict[str, Any]) -> Dict[str, Any]:
+    """Two parts of equal size whose images have other labels at equal indices."""
+    parts = [dict(dataset, indices=indices) for indices in (20, -20)]
+    return dict(type='ConcatDataset', datasets=parts)
+
+
+@pytest.mark.parametrize('wrapper', [None, dict(type='RepeatDataset', times=2)])
+def test_ps_kd_refuses_rows_of_several_images(tmp_path, wrapper):
+    cfg = Config(runner_cfg(tmp_path / 'run', max_epochs=3))
+    dataset = concatenated(cfg.train_dataloader.dataset)
+    cfg.train_dataloader.dataset = (
+        {**wrapper, 'dataset': dataset} if wrapper else dataset
+    )
+    with pytest.raises(
+        ValueError, match='PSKD .* the ConcatDataset of train_dataloader'
+    ):
+        train(cfg)
+    plain = Config({**cfg, 'model': cfg.model.student})
+    with pytest.raises(
+        ValueError, match='PSKD .* the ConcatDataset of train_dataloader'
+    ):
+        wrap(plain, 'ps-kd')
+    assert wrap(plain, 'tf-kd').train_dataloader == cfg.train_dataloader
+    with pytest.raises(ValueError, match=r'sample_idx \d+ belongs to several images'):
+        Runner.from_cfg(cfg).train()
+
+
+def test_ps_kd_takes_repeated_images(tmp_path):
+    cfg = Config(runner_cfg(tmp_path / 'run', max_epochs=2))
+    dataset = dict(type='RepeatDataset', times=2, dataset=cfg.train_dataloader.dataset)
+    cfg.train_dataloader.dataset = dataset
+    train(cfg)
+
+
+@pytest.mark.parametrize('differ', ['in the batch', 'between batches', 'by file'])
+def test_ps_kd_knows_its_images_by_file_and_label(differ):
+    model, batch = ps_kd(), batch_of([3, 8])
+    model.loss(**batch)
+    other = batch_of([8, 3])
+    model.loss(**other)
+    samples = other['data_samples']
+    if differ == 'in the batch':
+        other = batch_of([5, 5])
+        other['data_samples'][0].set_gt_label(torch.tensor([6]))
+    elif differ == 'between batches':
+        samples[1].set_gt_label(torch.tensor([6]))
+    else:
+        for sample in samples:
+            sample.set_metainfo(dict(img_path='another.png'))
+    with pytest.raises(ValueError, match=r'sample_idx \d belongs to several images'):
+        model.loss(**other)
 
 
 def test_ps_kd_refuses_mixed_images():
