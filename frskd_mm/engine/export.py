@@ -3,7 +3,7 @@
 import os
 import os.path as osp
 from copy import deepcopy
-from typing import Any, Tuple
+from typing import Any, Dict, Tuple
 
 from mmengine.config import Config
 from mmengine.runner import save_checkpoint
@@ -96,20 +96,43 @@ def export_student(cfg: Config, checkpoint: str, out: str) -> Tuple[str, str]:
     config_path = osp.splitext(out)[0] + '.py'
     _check_out(checkpoint, out, config_path, plain)
     loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    meta = loaded.get('meta', {})
+    return write_student(plain, weights_of(loaded), meta, out, origin=checkpoint)
+
+
+def write_student(
+    plain: Config, weights: Dict[str, Any], meta: Dict[str, Any], out: str, origin: str
+) -> Tuple[str, str]:
+    """Write a student's checkpoint, and its config beside it.
+
+    Args:
+        plain: From :func:`student_config`.
+        weights: The distilled model's, by name.
+        meta: What MMEngine's checkpoints say of a training; some of it is kept.
+        out: File to write; its folder is created.
+        origin: What the weights are of, for errors.
+
+    Returns:
+        tuple[str, str]: Paths of the checkpoint and of the config.
+
+    Raises:
+        ValueError: If the weights are not of this config.
+    """
     weights = {
         key: value
-        for key, value in weights_of(loaded).items()
+        for key, value in weights.items()
         if not key.startswith(DISTILLER_PREFIX)
     }
-    _load_strictly(plain, weights, checkpoint)
+    _load_strictly(plain, weights, origin)
     meta = {
-        key: loaded.get('meta', {})[key]
+        key: meta[key]
         for key in ('dataset_meta', 'epoch', 'iter', 'experiment_name')
-        if key in loaded.get('meta', {})
+        if key in meta
     }
     os.makedirs(osp.dirname(osp.abspath(out)), exist_ok=True)
     meta['cfg'] = plain.pretty_text
     save_checkpoint({'state_dict': weights, 'meta': meta}, out)
+    config_path = osp.splitext(out)[0] + '.py'
     plain.dump(config_path)
     return out, config_path
 

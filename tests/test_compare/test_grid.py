@@ -9,9 +9,10 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
-from frskd_mm.engine import load_config, method_names, wrap
+from frskd_mm.engine import configure_run, evaluate, load_config, method_names, wrap
 from frskd_mm.lab.compare import plan_grid, run_grid, write_report
 from frskd_mm.lab.compare.grid import _hold, _start, find_differences, method_of
 from frskd_mm.lab.compare.length import lengthen
@@ -177,6 +178,36 @@ def test_a_finished_run_is_not_repeated(grid):
     before = [os.stat(path).st_mtime_ns for path in files]
     assert run_grid(grid) == []
     assert [os.stat(path).st_mtime_ns for path in files] == before
+
+
+def test_the_student_that_is_tested_is_exported(config, tmp_path):
+    """Stopped before the first checkpoint, with averaged weights as validated."""
+    calibration = dict(type='frskd_mm.Calibration', prefix='compare')
+    stop = dict(type='EarlyStoppingHook', monitor='compare/NLL', rule='less')
+    options = {
+        **OPTIONS,
+        'default_hooks.checkpoint.interval': 3,
+        'val_evaluator': [calibration],
+        'custom_hooks': [
+            dict(type='EMAHook', momentum=0.1),
+            dict(**stop, stopping_threshold=1000.0),
+        ],
+    }
+    (run,) = plan_grid(config, ['frskd'], [0], str(tmp_path), options)
+    assert run_grid([run]) == [], run.last_log_lines()
+    folder = Path(run.folder)
+    assert not list(folder.glob('work_dir/*.pth'))
+    (validated,) = [x['compare/NLL'] for x in scalars(run) if 'compare/NLL' in x]
+    tested = json.loads((folder / 'result.json').read_text())['metrics']['compare/NLL']
+    assert tested == pytest.approx(validated, rel=1e-6)
+
+    cfg = Config.fromfile(str(folder / 'student.py'))
+    cfg.test_evaluator, cfg.custom_hooks = calibration, []
+    configure_run(cfg, work_dir=str(tmp_path / 'test'))
+    exported = evaluate(cfg, str(folder / 'student.pth'))['compare/NLL']
+    assert exported == pytest.approx(tested, rel=1e-6)
+    saved = torch.load(folder / 'student.pth', weights_only=False)
+    assert saved['meta']['epoch'] == 1
 
 
 def test_report_has_every_part(grid, failed, out):

@@ -182,8 +182,8 @@ def _check_config(cfg: Config, name: str) -> None:
         )
     if cfg.get('default_hooks', {}).get('checkpoint', {}) is None:
         raise ValueError(
-            f'{name} has default_hooks.checkpoint=None, but the grid goes on from '
-            'checkpoints and exports the students from them.'
+            f'{name} has default_hooks.checkpoint=None, but a grid that was '
+            'interrupted goes on from checkpoints.'
         )
 
 

@@ -6,16 +6,17 @@ import os.path as osp
 import sys
 import time
 from glob import glob
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
+from torch import Tensor
 
 from frskd_mm.engine.config import check_checkpoint_file, configure_run
-from frskd_mm.engine.export import export_student
+from frskd_mm.engine.export import student_config, write_student
 from frskd_mm.engine.runs import build_runner
 from frskd_mm.lab.peak import resident_peak
 from frskd_mm.lab.scalars import read_scalars
@@ -148,14 +149,22 @@ def execute(folder: str, parent: int) -> None:
     runner = build_runner(cfg)
     runner.register_hook(ProgressHook(folder, parent))
     runner.train()
+    model = unwrap(runner.model)
+    weights = final_weights(runner)
+    model.load_state_dict(weights)
     metrics = runner.test()
 
-    model = unwrap(runner.model)
     deployed = model
     if isinstance(model, Distilled):
-        checkpoint = find_latest_checkpoint(work_dir)
-        _, plain = export_student(cfg, checkpoint, osp.join(folder, 'student.pth'))
-        deployed = build_model(Config.fromfile(plain))
+        plain = student_config(cfg)
+        write_student(
+            plain,
+            weights,
+            describe_training(runner),
+            osp.join(folder, 'student.pth'),
+            origin=folder,
+        )
+        deployed = build_model(plain)
     merge_scalars(folder)
     # The history is in the checkpoints, so it spans interruptions.
     step_seconds, _ = runner.message_hub.get_scalar('train/time').data
@@ -172,6 +181,29 @@ def execute(folder: str, parent: int) -> None:
         environment=describe_environment(),
     )
     write_file(osp.join(folder, RESULT), json.dumps(result, indent=2))
+
+
+def final_weights(runner: Runner) -> Dict[str, Tensor]:
+    """Return the weights that MMEngine would save now, by name.
+
+    There need not be such a checkpoint: early stopping ends a training between two.
+    They are not the model's where a hook keeps an average, which it puts into
+    checkpoints, and which a test that follows a training would do without.
+    """
+    checkpoint = dict(state_dict=dict(unwrap(runner.model).state_dict()))
+    runner.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+    weights = checkpoint['state_dict']
+    return {name: value.to('cpu', copy=True) for name, value in weights.items()}
+
+
+def describe_training(runner: Runner) -> Dict[str, Any]:
+    """Return what checkpoints say of a training."""
+    return dict(
+        epoch=runner.epoch,
+        iter=runner.iter,
+        experiment_name=runner.experiment_name,
+        dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', {}),
+    )
 
 
 def merge_scalars(folder: str) -> None:
