@@ -13,6 +13,8 @@ from mmengine.utils import ManagerMixin
 import frskd_mm  # noqa: F401  (config paths such as mmseg::... need it)
 
 REPO = Path(__file__).resolve().parents[1]
+DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()
+pytest.register_assert_rewrite('contracts')
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +26,18 @@ def _fresh_mmengine_state():
     for manager in (DefaultScope, *ManagerMixin.__subclasses__()):
         if hasattr(manager, '_instance_dict'):
             manager._instance_dict.clear()
+
+
+@pytest.fixture(params=DEVICES)
+def device(request) -> torch.device:
+    """Where a component is tested: on the CPU, and on the GPU of a machine with one."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=['float32', 'float64'])
+def dtype(request) -> torch.dtype:
+    """In which precision a component is tested."""
+    return request.param
 
 
 @pytest.fixture

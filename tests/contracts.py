@@ -1,0 +1,432 @@
+"""What every component of a kind has to show, whoever writes it.
+
+One class a kind. The test class of a component inherits it, says how the component is
+built, what it is given and what independent code expects of it, and adds what only
+this component has to show. ``device`` and ``dtype`` are fixtures: where there is a
+GPU, everything runs there, too.
+"""
+
+from copy import deepcopy
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+
+class Case(NamedTuple):
+    """One way of building and calling a component.
+
+    Attributes:
+        settings: Of the component.
+        data: What its inputs are made from.
+    """
+
+    settings: Dict[str, Any]
+    data: Any
+
+
+class Contract:
+    """What the contracts of all kinds share.
+
+    Attributes:
+        component: The class under test.
+        cases: Name -> case. Values are compared in all of them.
+        main: Names of the cases in which everything else is shown.
+        wrong_settings: Settings and the message that refuses them.
+    """
+
+    component: type
+    cases: Dict[str, Case]
+    main: Sequence[str]
+    wrong_settings: Sequence[Tuple[Dict[str, Any], str]] = ()
+
+    def pytest_generate_tests(self, metafunc):
+        """Give the tests the cases of the class that inherited them."""
+        cls, given = metafunc.cls, metafunc.fixturenames
+        if 'case' in given:
+            metafunc.parametrize('case', cls.cases.values(), ids=cls.cases)
+        if 'main_case' in given:
+            named = [cls.cases[name] for name in cls.main]
+            metafunc.parametrize('main_case', named, ids=cls.main)
+        for name in ('wrong_settings', 'wrong_inputs'):
+            if name in given:
+                metafunc.parametrize(
+                    name, getattr(cls, name), ids=lambda v: str(v)[:30]
+                )
+
+    def build(self, case: Case, device: Any = 'cpu', dtype: Any = None) -> nn.Module:
+        """Build the component, all of whose parameters matter."""
+        raise NotImplementedError
+
+    def test_is_built_from_a_config_of_any_library(self):
+        config = dict(type=f'frskd_mm.{self.component.__name__}')
+        assert MODELS.get(config['type']) is self.component
+
+    def test_wrong_settings_are_refused(self, wrong_settings):
+        settings, message = wrong_settings
+        case = self.cases[self.main[0]]
+        with pytest.raises((ValueError, TypeError), match=message):
+            self.build(case._replace(settings={**case.settings, **settings}))
+
+
+def _first_letters(value: Any) -> str:
+    return str(value)[:30]
+
+
+def assert_all_close(
+    names: Sequence[str],
+    ours: Sequence[Tensor],
+    expected: Sequence[Tensor],
+    rtol: float,
+    atol: float,
+) -> None:
+    """Require equal tensors, to ``atol`` of the largest value of all of them."""
+    scale = max(tensor.abs().max().item() for tensor in expected)
+    assert scale > 0
+    for name, one, other in zip(names, ours, expected):
+        torch.testing.assert_close(
+            one,
+            other.to(one),
+            rtol=rtol,
+            atol=atol * scale,
+            msg=lambda text, name=name: f'{name}: {text}',
+        )
+
+
+class Pair(NamedTuple):
+    """What a loss compares.
+
+    Attributes:
+        student: Tensors of the student, by name; all of them are trained.
+        teacher: Those of the teacher.
+        options: What else the loss is given.
+    """
+
+    student: Dict[str, Tensor]
+    teacher: Dict[str, Tensor]
+    options: Dict[str, Any] = {}
+
+    def to(self, dtype: torch.dtype) -> 'Pair':
+        """Return copies in a type, with gradients of their own."""
+        return Pair(*(_copied(part, dtype) for part in self))
+
+
+def _copied(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, dict):
+        return {name: _copied(item, dtype) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_copied(item, dtype) for item in value]
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.detach().to(dtype).requires_grad_(value.requires_grad)
+    return value
+
+
+class LossContract(Contract):
+    """A term that pulls the student's outputs or maps towards the teacher's.
+
+    Attributes:
+        wrong_inputs: Names of tensors of the pair that get another shape, by
+            ``spoil``, and the message that refuses them.
+        half_tolerance: How far, relatively, rounding all inputs to bf16 may move
+            the value in ``main``. The computation itself is in fp32.
+    """
+
+    wrong_inputs: Sequence[Tuple[str, str]] = ()
+    half_tolerance = 0.05
+
+    def build(self, case: Case, device: Any = 'cpu', dtype: Any = None) -> nn.Module:
+        loss = self.component(**case.settings)
+        return loss.to(device=device, dtype=dtype)
+
+    def pair(self, case: Case, device: Any = 'cpu') -> Pair:
+        """Make float64 inputs, leaves with gradients on both sides."""
+        raise NotImplementedError
+
+    def call(self, loss: nn.Module, pair: Pair) -> Tensor:
+        """Compute the loss of maps, level by level, or of what replaces this."""
+        levels = list(pair.student.values()), list(pair.teacher.values())
+        return loss(*levels, **pair.options)
+
+    def expected(self, loss: nn.Module, pair: Pair) -> Tensor:
+        """Compute the same by independent code."""
+        raise NotImplementedError
+
+    def spoil(self, pair: Pair, name: str) -> Pair:
+        """Return a pair that cannot be compared."""
+        raise NotImplementedError
+
+    def test_value_and_gradients_are_those_of_the_equation(self, case, device, dtype):
+        loss, pair = self.build(case, device, dtype), self.pair(case, device).to(dtype)
+        exact_loss, exact = deepcopy(loss).double(), pair.to(torch.float64)
+        value, expected = self.call(loss, pair), self.expected(exact_loss, exact)
+        assert expected > 0
+        tolerance = 1e-4 if dtype == torch.float32 else 1e-9
+        torch.testing.assert_close(
+            value, expected.to(value), rtol=tolerance, atol=tolerance / 100
+        )
+        own = dict(loss.named_parameters())
+        assert_all_close(
+            [*pair.student, *own],
+            torch.autograd.grad(value, [*pair.student.values(), *own.values()]),
+            torch.autograd.grad(
+                expected, [*exact.student.values(), *exact_loss.parameters()]
+            ),
+            rtol=10 * tolerance,
+            atol=tolerance,
+        )
+
+    def test_the_value_is_a_scalar_times_its_weight(self, main_case, device, dtype):
+        loss, pair = self.build(main_case, device, dtype), self.pair(main_case, device)
+        value = self.call(loss, pair.to(dtype))
+        loss.loss_weight = 2.5 * loss.loss_weight
+        assert value.shape == ()
+        assert value.dtype == dtype
+        assert value.device.type == device.type
+        torch.testing.assert_close(self.call(loss, pair.to(dtype)), 2.5 * value)
+
+    def test_trains_the_student_and_its_own_parameters_alone(self, main_case, device):
+        loss = self.build(main_case, device, torch.float64)
+        pair = self.pair(main_case, device)
+        self.call(loss, pair).backward()
+        assert all(tensor.grad is None for tensor in pair.teacher.values())
+        for name, tensor in {**pair.student, **dict(loss.named_parameters())}.items():
+            assert tensor.grad.abs().sum() > 0, name
+
+    def test_gradcheck(self, main_case, device):
+        loss = self.build(main_case, device, torch.float64)
+        pair = self.pair(main_case, device)
+        parameters = dict(loss.named_parameters())
+
+        def function(*tensors: Tensor) -> Tensor:
+            student = dict(zip(pair.student, tensors))
+            given = dict(zip(parameters, tensors[len(student) :]))
+            called = _Called(loss, self.call, pair._replace(student=student))
+            return torch.func.functional_call(
+                called, {f'loss.{name}': tensor for name, tensor in given.items()}, ()
+            )
+
+        assert torch.autograd.gradcheck(
+            function, (*pair.student.values(), *parameters.values()), fast_mode=True
+        )
+
+    @pytest.mark.parametrize('half', [torch.float16, torch.bfloat16], ids=str)
+    def test_half_precision_inputs_are_compared_in_fp32(self, main_case, device, half):
+        """Exactly, and within ``half_tolerance`` of what fp32 inputs give."""
+        loss = self.build(main_case, device, torch.float32)
+        exact = self.pair(main_case, device).to(torch.float32)
+        # Weights of positions are made in fp32.
+        rounded = exact.to(half)._replace(options=exact.options)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            value = self.call(loss, rounded)
+        value.backward()
+        assert value.dtype == torch.float32
+        for tensor in rounded.student.values():
+            assert torch.isfinite(tensor.grad).all()
+        torch.testing.assert_close(
+            value, self.call(loss, rounded.to(torch.float32)), rtol=0, atol=0
+        )
+        torch.testing.assert_close(
+            value, self.call(loss, exact), rtol=self.half_tolerance, atol=0
+        )
+
+    def test_compiled_it_is_one_graph_with_the_same_value(self, main_case, device):
+        loss = self.build(main_case, device, torch.float32)
+        pair = self.pair(main_case, device).to(torch.float32)
+        expected = self.call(loss, pair)
+        torch._dynamo.reset()
+        called = torch.compile(
+            lambda pair: self.call(loss, pair), backend='eager', fullgraph=True
+        )
+        torch.testing.assert_close(called(pair), expected)
+
+    def test_a_state_dict_restores_the_value(self, main_case, device):
+        loss = self.build(main_case, device, torch.float64)
+        other = self.build(main_case, device, torch.float64)
+        with torch.no_grad():
+            for tensor in (*loss.parameters(), *loss.buffers()):
+                tensor.copy_(1.1 * tensor)
+        other.load_state_dict(loss.state_dict())
+        pair = self.pair(main_case, device)
+        assert torch.equal(self.call(other, pair), self.call(loss, pair))
+
+    def test_what_cannot_be_compared_is_named(self, wrong_inputs, device):
+        name, message = wrong_inputs
+        case = self.cases[self.main[0]]
+        loss = self.build(case, device, torch.float64)
+        with pytest.raises(ValueError, match=message):
+            self.call(loss, self.spoil(self.pair(case, device), name))
+
+
+class _Called(nn.Module):
+    """A loss and its inputs, so that only parameters are left to give."""
+
+    def __init__(self, loss, call, pair):
+        super().__init__()
+        self.loss, self.call, self.pair = loss, call, pair
+
+    def forward(self):
+        return self.call(self.loss, self.pair)
+
+
+class FeatureLossContract(LossContract):
+    """A loss of feature maps, level by level.
+
+    The data of a case are the levels: (N, c, d, H, W), fine to coarse.
+    """
+
+    #: Whether the maps are post-ReLU.
+    activated = True
+    wrong_inputs = [
+        ('fewer levels', 'gave 2 feature maps and the self-teacher 1'),
+        ('another width', r'Level 1: student map \(.*\) and .* differ in N, H or W'),
+        ('another batch', r'Level 0: .* differ in N, H or W'),
+    ]
+
+    def pair(self, case: Case, device: Any = 'cpu') -> Pair:
+        def maps(channels: int) -> Dict[str, Tensor]:
+            sizes = [(size[0], size[channels], *size[3:]) for size in case.data]
+            feats = [torch.randn(size, dtype=torch.float64) for size in sizes]
+            feats = [feat.relu() if self.activated else feat for feat in feats]
+            return {
+                f'level {i}': feat.to(device).requires_grad_()
+                for i, feat in enumerate(feats)
+            }
+
+        return Pair(maps(1), maps(2))
+
+    def spoil(self, pair: Pair, name: str) -> Pair:
+        first, second, *_ = pair.teacher.values()
+        student = dict(list(pair.student.items())[:2])
+        teacher = {
+            'fewer levels': [first],
+            'another width': [first, second[..., :-1]],
+            'another batch': [first[:1], second],
+        }[name]
+        return pair._replace(student=student, teacher=dict(enumerate(teacher)))
+
+
+class NeckContract(Contract):
+    """A neck that refines feature maps, fine to coarse.
+
+    Attributes:
+        half_tolerance: Mean error of bf16 autocast, of the mean output.
+        wrong_inputs: Channels of maps that it refuses, and the message.
+    """
+
+    half_tolerance = 0.1
+    wrong_inputs: Sequence[Tuple[List[int], str]] = ()
+
+    def feats(self, case: Case, device: Any = 'cpu') -> List[Tensor]:
+        """Make float64 maps, see :func:`random_maps`."""
+        raise NotImplementedError
+
+    def expected(
+        self, neck: nn.Module, feats: List[Tensor], case: Case
+    ) -> List[Tensor]:
+        """Compute the refined maps by independent code."""
+        raise NotImplementedError
+
+    def channels_of(self, neck: nn.Module) -> List[int]:
+        """Return the channels of its maps, as it says."""
+        return neck.out_channels
+
+    def test_maps_and_gradients_are_those_of_the_equations(self, case, device):
+        neck, feats = self.build(case, device, torch.float64), self.feats(case, device)
+        expected = self.expected(neck, feats, case)
+        variables = [*feats, *neck.parameters()]
+        wanted = torch.autograd.grad(scalar_of(expected), variables)
+        outs = neck(feats)
+        grads = torch.autograd.grad(scalar_of(outs), variables)
+
+        torch.testing.assert_close(list(outs), expected, rtol=1e-9, atol=1e-9)
+        names = [f'feats.{i}' for i in range(len(feats))]
+        names += [name for name, _ in neck.named_parameters()]
+        assert_all_close(names, grads, wanted, rtol=1e-8, atol=1e-9)
+
+    def test_gives_a_map_of_its_channels_for_each_level(self, main_case, device, dtype):
+        neck = self.build(main_case, device, dtype)
+        feats = [feat.detach().to(dtype) for feat in self.feats(main_case, device)]
+        kept = [feat.clone() for feat in feats]
+        outs = neck(feats)
+        assert isinstance(outs, tuple)
+        channels = self.channels_of(neck)
+        assert [out.shape for out in outs] == [
+            (len(feat), c, *feat.shape[2:]) for feat, c in zip(feats, channels)
+        ]
+        assert {out.dtype for out in outs} == {dtype}
+        # An activation in place may write to none of them.
+        assert all(map(torch.equal, feats, kept))
+
+    def test_every_map_and_every_parameter_gets_a_gradient(self, main_case, device):
+        neck = self.build(main_case, device, torch.float64)
+        feats = self.feats(main_case, device)
+        scalar_of(neck(feats)).backward()
+        named = {f'feats.{i}': feat for i, feat in enumerate(feats)}
+        for name, tensor in {**named, **dict(neck.named_parameters())}.items():
+            assert tensor.grad.abs().sum() > 0, name
+
+    @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+    def test_gradcheck(self, main_case, device, training):
+        neck = self.build(main_case, device, torch.float64).train(training)
+        feats = self.feats(main_case, device)
+        assert torch.autograd.gradcheck(
+            lambda *feats: scalar_of(neck(feats)), feats, fast_mode=True
+        )
+
+    def test_bf16_is_near_fp32(self, main_case, device):
+        neck = self.build(main_case, device, torch.float32)
+        feats = [feat.float() for feat in self.feats(main_case, device)]
+        exact = neck(feats)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            outs = neck(feats)
+        for out, wanted in zip(outs, exact):
+            error = (out.float() - wanted).abs().mean()
+            assert error < self.half_tolerance * wanted.abs().mean()
+
+    def test_compiled_it_is_one_graph_with_the_same_maps(self, device):
+        case = self.cases[self.main[0]]
+        neck, feats = self.build(case, device, torch.float64), self.feats(case, device)
+        expected = neck(feats)
+        torch._dynamo.reset()
+        compiled = torch.compile(neck, backend='eager', fullgraph=True)
+        torch.testing.assert_close(compiled(feats), expected)
+
+    def test_a_state_dict_restores_the_maps(self, main_case, device):
+        neck = self.build(main_case, device, torch.float64).eval()
+        other = self.build(main_case, device, torch.float64).eval()
+        other.load_state_dict(neck.state_dict())
+        feats = self.feats(main_case, device)
+        assert all(map(torch.equal, other(feats), neck(feats)))
+
+    def test_other_maps_than_it_was_built_for_are_named(self, wrong_inputs, device):
+        channels, message = wrong_inputs
+        neck = self.build(self.cases[self.main[0]], device)
+        with pytest.raises(ValueError, match=message):
+            neck([torch.zeros(2, c, 4, 4, device=device) for c in channels])
+
+
+def random_maps(
+    batch: int,
+    channels: Sequence[int],
+    sizes: Sequence[Tuple[int, int]],
+    device: Any = 'cpu',
+) -> List[Tensor]:
+    """Make float64 maps, post-ReLU, fine to coarse; leaves with gradients."""
+    return [
+        torch.randn(batch, c, *size, dtype=torch.float64)
+        .relu()
+        .to(device)
+        .requires_grad_()
+        for c, size in zip(channels, sizes)
+    ]
+
+
+def scalar_of(outs: Sequence[Tensor]) -> Tensor:
+    """Reduce outputs to one number whose gradient tells every pixel apart."""
+    generator = torch.Generator().manual_seed(1)
+    return sum(
+        (out * torch.randn(out.shape, generator=generator).to(out)).sum()
+        for out in outs
+    )
