@@ -18,6 +18,7 @@ from mmengine.registry import Registry
 __all__ = [
     'DATASETS',
     'FUNCTIONS',
+    'HEAD_READERS',
     'HOOKS',
     'METRICS',
     'MODELS',
@@ -60,4 +61,9 @@ STRATEGIES = Registry(
     parent=MMENGINE_STRATEGIES,
     scope='frskd_mm',
     locations=['frskd_mm.engine.fsdp_strategy'],
+)
+#: Readers of detector heads, see ``frskd_mm.models.tasks.readers.HeadReader``.
+#: MMEngine has no such parts, so this registry has no parent.
+HEAD_READERS = Registry(
+    'head reader', scope='frskd_mm', locations=['frskd_mm.models.tasks.readers']
 )

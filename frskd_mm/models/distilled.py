@@ -56,9 +56,7 @@ class Distilled(BaseModel):
             data_samples: Their N annotations.
 
         Returns:
-            dict[str, Tensor]: Terms to optimise, values to log, and among these
-            'student.task', what the plain student would log as its 'loss':
-            methods may scale its terms.
+            dict[str, Tensor]: Terms to optimise and values to log.
 
         Raises:
             ValueError: If an input is not finite or a label out of range. Not in
@@ -68,19 +66,13 @@ class Distilled(BaseModel):
             if self._checked != id(inputs):
                 self._check_batch(inputs, data_samples)
             self._checked = None
-        host_loss = super().loss
-        totals = []
+        return self.distiller.loss(self, inputs, data_samples)
 
-        def student_loss(
-            inputs: Tensor, data_samples: Sequence[Any]
-        ) -> Dict[str, Tensor]:
-            losses = host_loss(inputs, self.distiller.task.copies(data_samples))
-            totals.append(self.parse_losses(losses)[0].detach())
-            return losses
-
-        losses = self.distiller.loss(self, student_loss, inputs, data_samples)
-        losses['student.task'] = totals[0]
-        return losses
+    def host_loss(
+        self, inputs: Tensor, data_samples: Sequence[Any]
+    ) -> Dict[str, Tensor]:
+        """Compute the host library's own loss of the student."""
+        return super().loss(inputs, data_samples)
 
     def parse_losses(
         self, losses: Dict[str, Tensor]

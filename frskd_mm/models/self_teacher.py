@@ -5,14 +5,15 @@ from typing import Any, List, Optional, Sequence, Tuple
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import BaseModel, BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.model import class_of
 from frskd_mm.utils.preactivation import PreactRecorder
-from frskd_mm.utils.recorder import Recorder
 
-from .necks import BiFPN
+from .necks.refining import RefiningNeck, learn_neck
 from .tasks import Task
+from .tasks.base import as_levels
 
 
 class SelfTeacher(BaseModule):
@@ -58,16 +59,16 @@ class SelfTeacher(BaseModule):
             )
         in_channels = [channels for channels, *_ in shapes]
         neck = {**neck, 'in_channels': self._check_channels(neck, in_channels, source)}
-        coarsest = task.coarsest_read(student_cfg, source, len(in_channels))
-        neck_class = MODELS.get(neck['type'])
-        if isinstance(neck_class, type) and issubclass(neck_class, BiFPN):
-            neck.setdefault('last_bottom_up', coarsest)
+        read = task.levels_read(student_cfg, source, len(in_channels))
+        neck_class = class_of(neck)
+        if issubclass(neck_class, RefiningNeck):
+            neck = {**neck_class.settings_for(read), **neck}
         self.neck = MODELS.build(neck)
+        self.in_channels = in_channels
+        self.out_channels = learn_neck(self.neck, shapes, read)
         cfg = Config(
             dict(
-                twin=task.twin_cfg(
-                    student_cfg, source, in_channels, self.neck.out_channels
-                )
+                twin=task.twin_cfg(student_cfg, source, in_channels, self.out_channels)
             )
         )
         cfg.merge_from_dict(dict(twin=twin or {}))
@@ -109,7 +110,7 @@ class SelfTeacher(BaseModule):
             f'  {source} ({module}) -> {type(self.neck).__name__} -> twin',
             '  level  stride  map (C, H, W)   refined to C',
         ]
-        for level, (shape, refined) in enumerate(zip(shapes, self.neck.out_channels)):
+        for level, (shape, refined) in enumerate(zip(shapes, self.out_channels)):
             stride = f'{height / shape[1]:g}'
             lines.append(f'  {level:<5}  {stride:<6}  {shape!s:<15} {refined}')
         lines += ['  of the twin otherwise than of the student:']
@@ -140,6 +141,11 @@ class SelfTeacher(BaseModule):
             value = getattr(getattr(student, part), name)
             setattr(getattr(self.twin, part), name, value)
 
+    @property
+    def output_norms(self) -> Optional[List[nn.Module]]:
+        """The norm that ends each refined map before its activation, if known."""
+        return self.neck.output_norms if isinstance(self.neck, RefiningNeck) else None
+
     def refine(self, feats: Sequence[Tensor], detach: bool) -> Tuple[Tensor, ...]:
         """Refine the student's maps.
 
@@ -152,14 +158,17 @@ class SelfTeacher(BaseModule):
         """
         return self.neck([feat.detach() for feat in feats] if detach else list(feats))
 
-    def record_neck(self, preact: bool) -> Recorder:
-        """Return a recorder of the refined maps ('feats').
+    def refine_with_preacts(
+        self, feats: Sequence[Tensor], detach: bool
+    ) -> Tuple[Tuple[Tensor, ...], Tuple[Tensor, ...]]:
+        """Refine the student's maps, as :meth:`refine` does.
 
-        Args:
-            preact: Record also the maps before their ReLU ('preacts').
+        Returns:
+            tuple: The refined maps, and the same before their last ReLU.
         """
-        recorder = PreactRecorder if preact else Recorder
-        return recorder({'feats': (self.neck, 'forward')})
+        with PreactRecorder({'feats': (self.neck, 'forward')}) as record:
+            refined = self.refine(feats, detach)
+        return refined, as_levels(record.last('preacts'))
 
     def predict(self, feats: Sequence[Tensor], data_samples: Sequence[Any]) -> Any:
         """Predict from the student's maps, in the host library's form."""

@@ -5,11 +5,12 @@ import math
 from typing import Optional
 
 import torch
-from mmengine.logging import MessageHub, print_log
+from mmengine.logging import print_log
 
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments, one_of
 from frskd_mm.utils.compiling import is_compiling
+from frskd_mm.utils.progress import training_progress
 
 
 @MODELS.register_module()
@@ -100,12 +101,9 @@ class WeightSchedule:
         return self._factor
 
     def _present(self) -> float:
-        unit = 'epoch' if self.by_epoch else 'iter'
-        message_hub = MessageHub.get_current_instance()
-        current = message_hub.get_info(unit, 0)
-        total = message_hub.get_info(f'max_{unit}s')
-        is_training = total is not None
-        total = total if is_training else current + 1
+        current, length = training_progress(self.by_epoch)
+        is_training = length is not None
+        total = current + 1 if length is None else length
         begin, end, ramp_end = (
             _absolute(value, total) for value in (self.begin, self.end, self.ramp_end)
         )

@@ -10,6 +10,8 @@ from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from frskd_mm.registry import MODELS as OWN_MODELS
+
 from .explain import explained
 from .random import isolated_rng
 
@@ -28,6 +30,16 @@ def build_model(cfg: Config, model: Optional[dict] = None) -> BaseModel:
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope'))
     with scope, explained(cfg):
         return MODELS.build(model_cfg)
+
+
+def class_of(cfg: dict) -> type:
+    """Return the class that a part's config names; ``object`` if none is known.
+
+    An unknown type is reported when the part is built.
+    """
+    kind = cfg['type']
+    found = OWN_MODELS.get(kind) if isinstance(kind, str) else kind
+    return found if isinstance(found, type) else object
 
 
 def unwrap(model: BaseModel) -> BaseModel:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .recorder import Recorder
+from .recorder import Replayer
 
 RELUS = frozenset((F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_))
 
@@ -61,7 +61,7 @@ class ReLUInputs(TorchFunctionMode):
         return before
 
 
-class PreactRecorder(Recorder):
+class PreactRecorder(Replayer):
     """Record also, as 'preacts', the maps 'feats' before their last ReLU."""
 
     def _recording(self, name: str, method: Callable) -> Callable:

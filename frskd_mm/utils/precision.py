@@ -10,3 +10,8 @@ def full_precision(tensor: Tensor) -> torch.autocast:
     The losses square features and exponentiate logits; both overflow fp16.
     """
     return torch.autocast(tensor.device.type, enabled=False)
+
+
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """Return the tensor in fp32, or as it is if it is wider."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -2,13 +2,24 @@
 
 from collections import defaultdict
 from functools import wraps
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Tuple,
+    TypeVar,
+)
 
 from torch import nn
 
 from .compiling import is_compiling
 
 Target = Tuple[Any, str]
+RecorderT = TypeVar('RecorderT', bound='Recorder')
 
 
 class Recorder:
@@ -36,10 +47,17 @@ class Recorder:
         self.targets = dict(targets)
         self.outputs: Dict[str, List[Any]] = defaultdict(list)
 
-    def __enter__(self) -> 'Recorder':
-        for name, (owner, method) in self.targets.items():
-            recorded = self._recording(name, getattr(owner, method))
-            shadow(owner, method, recorded)
+    def __enter__(self: RecorderT) -> RecorderT:
+        shadowed: List[Target] = []
+        try:
+            for name, (owner, method) in self.targets.items():
+                recorded = self._recording(name, getattr(owner, method))
+                shadow(owner, method, recorded)
+                shadowed.append((owner, method))
+        except BaseException:  # a target that fails must not leave others behind
+            for owner, method in shadowed:
+                unshadow(owner, method)
+            raise
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
@@ -80,15 +98,17 @@ class Replayer(Recorder):
 
     Args:
         targets (Mapping[str, tuple[object, str]]): As in :class:`Recorder`.
-        values (Mapping[str, list]): What each target returns, call by call.
+        values (Mapping[str, list], optional): What each target returns, call by call.
     """
 
     def __init__(
-        self, targets: Mapping[str, Target], values: Mapping[str, List[Any]]
+        self,
+        targets: Mapping[str, Target],
+        values: Optional[Mapping[str, List[Any]]] = None,
     ) -> None:
         super().__init__(targets)
         self.values: Dict[str, Iterator[Any]] = {
-            name: iter(values[name]) for name in values
+            name: iter(given) for name, given in (values or {}).items()
         }
 
     def _recording(self, name: str, method: Callable) -> Callable:

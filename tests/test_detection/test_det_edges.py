@@ -108,11 +108,19 @@ def test_wrong_configs_are_refused_with_the_fix(family, frskd, message):
         distilled(family, **frskd)
 
 
-def test_classifiers_soft_label_is_refused():
-    model = distilled('fcos')
-    model.distiller.soft_label = MODELS.build(dict(type='frskd_mm.SoftLabelLoss'))
-    with pytest.raises(TypeError, match='DetSoftLabelLoss'):
-        model.loss(**batch())
+@pytest.mark.parametrize('family', ['fcos', 'gfl', 'mask_rcnn'])
+def test_one_soft_label_loss_serves_detectors_too(family):
+    model, data = distilled(family).train(), family_batch(family)
+    distiller = model.distiller
+    student = distiller.run_student(model, **data, source=distiller.source)
+    teacher = distiller.run_self_teacher(model, student, data['data_samples'])
+    heads = distiller.task.soft_labels(student, teacher, data['data_samples'])
+    settings = dict(temperature=2.0, foreground='boxes', bbox_weight=0.5)
+    detectors, general = (
+        MODELS.build(dict(type=f'frskd_mm.{name}', **settings))(heads)
+        for name in ('DetSoftLabelLoss', 'SoftLabelLoss')
+    )
+    assert detectors == general > 0
 
 
 def test_confidence_of_queries_cannot_weigh_maps():

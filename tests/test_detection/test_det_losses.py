@@ -9,9 +9,10 @@ from frskd_mm.models.losses import (
     AttentionTransferLoss,
     DetAttentionTransferLoss,
     DetSoftLabelLoss,
+    SoftLabels,
 )
-from frskd_mm.models.losses.det_soft_label_loss import SoftLabels, distance_iou_loss
 from frskd_mm.models.losses.foreground import confidence_weight, inside_boxes
+from frskd_mm.models.losses.soft_label_loss import distance_iou_loss
 from frskd_mm.models.losses.weighted_mean import weighted_mean
 
 

@@ -19,6 +19,8 @@ from det_toys import (
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
+from frskd_mm.models.losses import DetSoftLabelLoss
+
 PARTS = {
     'backbone': 'backbone.',
     'neck': 'neck.',
@@ -64,16 +66,11 @@ def test_one_step_reaches_every_parameter_that_upstream_reaches(family):
     assert without_gradient(model) <= expected
 
 
-def record_both(model, data):
-    task, distiller = model.distiller.task, model.distiller
-    with task.record(model, distiller.source) as student_outputs:
-        samples = task.copies(data['data_samples'])
-        model.student_class.loss(model, data['inputs'], samples)
-    refined = distiller.self_teacher.refine(student_outputs.last('feats'), detach=True)
-    twin = distiller.self_teacher.twin
-    with task.record_twin(twin, student_outputs) as teacher_outputs:
-        twin.loss(refined, data['data_samples'])
-    return student_outputs, teacher_outputs, refined
+def run_both(model, data):
+    """The passes of the student and of its self-teacher."""
+    distiller = model.distiller
+    student = distiller.run_student(model, **data, source=distiller.source)
+    return student, distiller.run_self_teacher(model, student, data['data_samples'])
 
 
 def shapes(output):
@@ -87,14 +84,14 @@ def shapes(output):
 @pytest.mark.parametrize('family', FAMILIES)
 def test_student_and_twin_give_outputs_of_one_structure(family):
     model = distilled(family).train()
-    student, teacher, refined = record_both(model, family_batch(family))
-    assert [f.shape for f in student.last('feats')] == [f.shape for f in refined]
-    names = [n for n in student.targets if n != 'feats' and 'samples' not in n]
+    student, teacher = run_both(model, family_batch(family))
+    assert [f.shape for f in student.feats] == [f.shape for f in teacher.feats]
+    names = [n for n in student.outputs if n != 'feats' and 'samples' not in n]
     assert names
     for name in names:
         if family == 'dino' and name == 'matches':
             continue
-        assert shapes(student.last(name)) == shapes(teacher.last(name))
+        assert shapes(student.output(name)) == shapes(teacher.output(name))
 
 
 @pytest.mark.parametrize('family', TWO_STAGE)
@@ -109,7 +106,7 @@ def test_twin_scores_the_students_proposals(family, monkeypatch):
         return original(self, *args)
 
     monkeypatch.setattr(head, '_bbox_forward', spy)
-    record_both(model, family_batch(family))
+    run_both(model, family_batch(family))
     stages = len(rois) // 2
     assert stages == (2 if family == 'cascade_rcnn' else 1)
     for student, teacher in zip(rois[:stages], rois[stages:]):
@@ -120,24 +117,12 @@ def test_twin_scores_the_students_proposals(family, monkeypatch):
     assert rois[0].shape != student.shape or not torch.equal(rois[0], student)
 
 
-class Kept(torch.nn.Module):
-    """A soft-label loss that keeps what the task would compare."""
-
-    foreground = 'confidence'
-
-    def forward(self, heads):
-        self.heads = heads
-
-
 def compared(family):
     """What the two models gave, and the comparisons made of it."""
     model, data = distilled(family).train(), family_batch(family)
-    student, teacher, _ = record_both(model, data)
-    kept = Kept()
-    model.distiller.task.soft_label_loss(
-        kept, model, student, teacher, data['data_samples']
-    )
-    return student, teacher, kept.heads
+    student, teacher = run_both(model, data)
+    heads = model.distiller.task.soft_labels(student, teacher, data['data_samples'])
+    return student, teacher, heads
 
 
 @pytest.mark.parametrize('family', DETR)
@@ -145,7 +130,7 @@ def test_queries_matched_to_the_same_box_are_compared(family):
     student, teacher, (labels,) = compared(family)
     rows = {name: ([], []) for name in ('student', 'teacher')}
     for name, record in (('student', student), ('teacher', teacher)):
-        cls, boxes = record.last('queries')[:2]
+        cls, boxes = record.output('queries')[:2]
         for call, match in enumerate(record.outputs['matches'][: 2 * len(cls)]):
             layer, image = call // 2, call % 2
             first = cls.shape[2] - len(match.gt_inds)  # after DINO's denoising ones
@@ -165,9 +150,9 @@ def test_proposals_and_masks_of_the_true_class_are_compared():
     positives = [sample.pos_gt_labels.tolist() for sample in samples]
     assert all(positives)
     for name, record in (('student', student), ('teacher', teacher)):
-        cls, boxes = record.last('roi0')
+        cls, boxes = record.output('roi0')
         assert torch.equal(getattr(roi, f'{name}_cls'), cls)
-        masks = record.last('mask0')
+        masks = record.output('mask0')
         row = place = 0
         for sample, labels in zip(samples, positives):
             for i, label in enumerate(labels):
@@ -187,7 +172,7 @@ def test_dense_maps_are_read_as_the_head_reads_them():
     """Class, box and confidence of one anchor lie in one row."""
     student, teacher, (labels,) = compared('retinanet')
     for name, record in (('student', student), ('teacher', teacher)):
-        cls_maps, bbox_maps = record.last('dense')
+        cls_maps, bbox_maps = record.output('dense')
         row = 0
         for cls, boxes in zip(cls_maps, bbox_maps):
             height, width = cls.shape[2:]
@@ -199,9 +184,10 @@ def test_dense_maps_are_read_as_the_head_reads_them():
                 picked = getattr(labels, f'{name}_bbox')[index]
                 assert torch.equal(picked, boxes[0, 4:8, height - 1, 1])
             row += 4 * height * width
-    torch.testing.assert_close(
-        labels.weight, labels.teacher_cls.detach().sigmoid().amax(dim=1) ** 2
-    )
+    weight, bbox_weight = DetSoftLabelLoss().place_weights(labels)
+    expected = labels.teacher_cls.detach().sigmoid().amax(dim=1) ** 2
+    torch.testing.assert_close(weight, expected)
+    torch.testing.assert_close(bbox_weight, expected)
 
 
 TERMS = [

@@ -38,16 +38,11 @@ def predict(model, data):
 
 def recorded_logits(model, data):
     """Logits of student and self-teacher and the term, of one forward pass."""
-    task, distiller = model.distiller.task, model.distiller
-    with task.record(model, 'backbone') as student:
-        type(model).student_class.loss(model, **data)
-    refined = distiller.self_teacher.refine(student.last('feats'), detach=True)
-    with task.record_twin(distiller.self_teacher.twin, student) as teacher:
-        distiller.self_teacher.twin.loss(refined, data['data_samples'])
-    term = task.soft_label_loss(
-        distiller.soft_label, model, student, teacher, data['data_samples']
-    )
-    return student.last('logits'), teacher.last('logits'), term
+    distiller, samples = model.distiller, data['data_samples']
+    student = distiller.run_student(model, **data, source='backbone')
+    teacher = distiller.run_self_teacher(model, student, samples)
+    term = distiller.compare_outputs(student, teacher, samples)
+    return student.logits, teacher.logits, term
 
 
 @pytest.mark.parametrize('detach_inputs', [True, False])

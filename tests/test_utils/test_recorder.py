@@ -189,3 +189,14 @@ def test_bound_modules_are_recorded_while_compiled(call):
         assert recorded(torch.tensor(value)).item() == 2 * value
         assert module(torch.tensor(value)).item() == 2 * value
     assert set(module.__dict__) == before
+
+
+def test_a_target_that_fails_leaves_no_other_shadowed():
+    module = nn.Linear(2, 2)
+    targets = {'out': (module, 'forward'), 'missing': (module, 'no_such_method')}
+    with pytest.raises(AttributeError):
+        Recorder(targets).__enter__()
+    assert 'forward' not in vars(module)
+    with Recorder({'out': (module, 'forward')}) as record:  # as if nothing had been
+        module(torch.ones(1, 2))
+    assert record.last('out').shape == (1, 2)

@@ -6,8 +6,6 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from frskd_mm.models.tasks.base import as_levels
-
 from .figure import new_figure
 
 STUDENT, TEACHER, TERM, INPUT = '#4878b0', '#d1793b', '#7a5195', '#8c8c8c'
@@ -33,9 +31,8 @@ def draw_architecture(model: BaseModel, image: Tensor, path: str) -> None:
     distiller = model.distiller
     self_teacher = distiller.self_teacher
     model.eval()
-    with torch.no_grad(), distiller.task.record(model, distiller.source) as record:
-        model.extract_feat(image)
-        feats = as_levels(record.last('feats'))
+    with torch.no_grad():
+        feats = distiller.task.extract_feats(model, distiller.source, image)
         refined = self_teacher.refine(feats, detach=True)
 
     bottom = -1.0  # row of the student's head; levels are rows 0 to n - 1

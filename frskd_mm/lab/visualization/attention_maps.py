@@ -9,7 +9,6 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from frskd_mm.models.losses.attention_transfer_loss import attention_map
-from frskd_mm.models.tasks.base import as_levels
 
 from .figure import new_figure
 
@@ -31,9 +30,7 @@ def attention_maps(model: BaseModel, inputs: Tensor) -> List[Tuple[Tensor, Tenso
     """
     distiller = model.distiller
     model.eval()
-    with distiller.task.record(model, distiller.source) as outputs:
-        model.extract_feat(inputs)
-    feats = as_levels(outputs.last('feats'))
+    feats = distiller.task.extract_feats(model, distiller.source, inputs)
     refined = distiller.self_teacher.refine(feats, detach=True)
     return [(_relative(f), _relative(t)) for f, t in zip(feats, refined)]
 

@@ -1,23 +1,25 @@
 """The interface of self-distillation methods."""
 
 from abc import ABCMeta, abstractmethod
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
+from frskd_mm.models.losses import FeatureLoss
+from frskd_mm.models.passes import Pass
 from frskd_mm.models.tasks import ClassificationTask, task_of
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.random import isolated_rng
-
-StudentLoss = Callable[[Tensor, Sequence[Any]], Dict[str, Tensor]]
 
 
 class BaseDistiller(BaseModule, metaclass=ABCMeta):
     """A self-distillation method: what is added to the student's own loss.
 
-    A distiller is a submodule of the distilled model. It gets the student's
-    loss as a function, so it may call it once, on two views or on rotations.
+    A distiller is a submodule of the distilled model. It runs the student by
+    :meth:`run_student`, once, on two views or on rotations, and twins of parts
+    of it by :meth:`run_twin`. Each gives a ``Pass``: the terms, feature maps and
+    outputs of that run.
 
     Args:
         student (BaseModel): The built student. It may be read here, to infer
@@ -54,24 +56,74 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
 
     @abstractmethod
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute all training terms of a batch.
 
         Args:
             student: The distilled model.
-            student_loss: The host library's own ``loss`` of the student.
-            inputs: Preprocessed images (N, 3, H, W).
+            inputs: Preprocessed images (N, C, H, W).
             data_samples: Their N annotations.
 
         Returns:
             dict[str, Tensor]: Terms to optimise, whose names contain 'loss',
             and values to log, whose names do not.
         """
+
+    def run_student(
+        self,
+        student: BaseModel,
+        inputs: Tensor,
+        data_samples: Sequence[Any],
+        source: Optional[str] = None,
+        preact: bool = False,
+    ) -> Pass:
+        """Run the host library's own ``loss`` of the student.
+
+        Args:
+            student: The distilled model.
+            inputs: Preprocessed images (N, C, H, W).
+            data_samples: Their N annotations.
+            source: 'backbone' or 'neck', whose maps are kept; none by default.
+            preact: Keep also the maps before their last ReLU.
+
+        Returns:
+            Pass: Among its ``losses`` is 'student.task', what the plain student
+            would log as its 'loss': methods may scale its terms. A term 'loss',
+            as mmpretrain's heads give, is called 'student.loss', since MMEngine
+            logs the total of all terms as 'loss'.
+        """
+        student_pass = self.task.run(
+            student, student.host_loss, inputs, data_samples, source, preact
+        )
+        total, _ = student.parse_losses(student_pass.losses)
+        student_pass.losses = {
+            'student.loss' if name == 'loss' else name: value
+            for name, value in student_pass.losses.items()
+        }
+        student_pass.losses['student.task'] = total.detach()
+        return student_pass
+
+    def run_twin(
+        self,
+        twin: BaseModel,
+        feats: Sequence[Tensor],
+        data_samples: Sequence[Any],
+        student_pass: Pass,
+    ) -> Pass:
+        """Run a twin of the student's rest on feature maps.
+
+        Args:
+            twin: A model of the host library whose "images" are maps.
+            feats: Per level (N, C, H, W), fine to coarse.
+            data_samples: The N annotations.
+            student_pass: The student's, whose random choices the twin follows.
+        """
+        twin_pass = self.task.run(
+            twin, twin.loss, feats, data_samples, follow=student_pass
+        )
+        twin_pass.feats = tuple(feats)
+        return twin_pass
 
     def init_weights(self) -> None:
         """Initialise without taking random numbers from the student."""
@@ -134,13 +186,59 @@ def term_acts(loss: nn.Module, schedule: float) -> bool:
     return bool(loss.loss_weight) and (schedule > 0 or has_parameters)
 
 
-def name_student_loss(losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Rename a student's term 'loss' to 'student.loss'.
+class TeachingDistiller(BaseDistiller):
+    """A method whose teacher has outputs and maps that pair with the student's.
 
-    MMEngine logs the total of all terms as 'loss', and a term of that name,
-    as mmpretrain's heads give, would take its place in the log.
+    Attributes:
+        soft_label: L_KD; its ``loss_weight`` is alpha.
+        feature_loss: L_F, or None; its ``loss_weight`` is beta.
     """
-    return {
-        'student.loss' if name == 'loss' else name: value
-        for name, value in losses.items()
-    }
+
+    soft_label: nn.Module
+    feature_loss: Optional[FeatureLoss]
+
+    @property
+    def preact(self) -> bool:
+        """Whether L_F compares the maps before their last ReLU."""
+        loss = self.feature_loss
+        return loss is not None and bool(loss.loss_weight) and loss.preact
+
+    def soft_label_term(
+        self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
+    ) -> Dict[str, Tensor]:
+        """Return alpha L_KD(z_s, z_t) by its name; nothing while it does not act."""
+        schedule = self.weight_schedule()
+        if not term_acts(self.soft_label, schedule):
+            return {}
+        value = self.compare_outputs(student, teacher, data_samples)
+        return {'loss_kd': schedule * value}
+
+    def feature_term(
+        self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
+    ) -> Dict[str, Tensor]:
+        """Return beta L_F(F, T) by its name; nothing while it does not act."""
+        schedule = self.weight_schedule()
+        if self.feature_loss is None or not term_acts(self.feature_loss, schedule):
+            return {}
+        value = self.compare_feats(self.feature_loss, student, teacher, data_samples)
+        return {self.feature_loss.loss_name: schedule * value}
+
+    def compare_outputs(
+        self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
+    ) -> Tensor:
+        """Apply the soft-label loss to what the task says is compared."""
+        return self.soft_label(self.task.soft_labels(student, teacher, data_samples))
+
+    def compare_feats(
+        self,
+        feature_loss: FeatureLoss,
+        student: Pass,
+        teacher: Pass,
+        data_samples: Sequence[Any],
+    ) -> Tensor:
+        """Apply the feature loss to the maps of both passes."""
+        teacher_feats = teacher.maps(feature_loss.preact)
+        weights = self.task.position_weights(
+            feature_loss.foreground, teacher_feats, teacher, data_samples
+        )
+        return feature_loss(student.maps(feature_loss.preact), teacher_feats, weights)

@@ -9,10 +9,10 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel, BaseModule, ModuleList, Sequential
 from torch import Tensor
 
-from frskd_mm.models.tasks.base import as_levels
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.precision import at_least_fp32
 
-from .base import BaseDistiller, StudentLoss, name_student_loss, with_prefix
+from .base import BaseDistiller, with_prefix
 
 HINTS = ('norm', 'squared')
 
@@ -140,35 +140,27 @@ class BYOT(BaseDistiller):
         )
 
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the terms of all branches, see :class:`BaseDistiller`."""
-        with self.task.record(student, 'backbone') as deepest:
-            losses = name_student_loss(student_loss(inputs, data_samples))
-        feats = as_levels(deepest.last('feats'))
-
+        deepest = self.run_student(student, inputs, data_samples, source='backbone')
+        losses = deepest.losses
         for level, branch in enumerate(self.branches):
-            name, twin = f'branch_{level}', branch.twin
-            branch_feats = branch(feats)
-            with self.task.record_twin(twin, deepest) as shallow:
-                branch_losses = twin.loss(branch_feats, self.task.copies(data_samples))
-            losses.update(with_prefix(name, branch_losses, factor=self.label_weight))
+            name, feats = f'branch_{level}', branch(deepest.feats)
+            shallow = self.run_twin(branch.twin, feats, data_samples, deepest)
+            losses.update(with_prefix(name, shallow.losses, factor=self.label_weight))
             if self.soft_label.loss_weight:
-                losses[f'{name}.loss_kd'] = self.task.soft_label_loss(
-                    self.soft_label, student, shallow, deepest, data_samples
+                losses[f'{name}.loss_kd'] = self.soft_label(
+                    self.task.soft_labels(shallow, deepest, data_samples)
                 )
             losses[f'{name}.loss_hint'] = self.hint_weight * self._hint(
-                branch_feats[-1], feats[-1].detach()
+                feats[-1], deepest.feats[-1].detach()
             )
         return losses
 
     def _hint(self, shallow: Tensor, deepest: Tensor) -> Tensor:
         """Distance of two globally average-pooled maps (N, C, H, W)."""
-        difference = (shallow.float() - deepest.float()).mean(dim=(2, 3))
+        difference = (at_least_fp32(shallow) - at_least_fp32(deepest)).mean(dim=(2, 3))
         if self.hint == 'squared':
             return difference.square().sum(dim=1).mean()
         return torch.linalg.vector_norm(difference)

@@ -9,9 +9,9 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.recorder import Recorder
+from frskd_mm.utils.precision import at_least_fp32
 
-from .base import BaseDistiller, StudentLoss, build_soft_label, name_student_loss
+from .base import BaseDistiller, build_soft_label
 from .batches import split_pairs
 
 
@@ -67,19 +67,15 @@ class Consistency(BaseDistiller):
         self.threshold = threshold
 
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the two terms, see :class:`BaseDistiller`."""
         (clean, samples), (strong, _) = split_pairs(
             inputs, data_samples, partner='same_image', method='Consistency'
         )
-        with Recorder(self.task.output_targets(student)) as outputs:
-            losses = name_student_loss(student_loss(clean, samples))
-        clean_logits = outputs.last('logits').detach().float()
+        clean_pass = self.run_student(student, clean, samples)
+        losses = clean_pass.losses
+        clean_logits = at_least_fp32(clean_pass.logits.detach())
         strong_logits = student(strong, mode='tensor')
 
         confident = F.softmax(clean_logits, dim=1).amax(dim=1) > self.threshold

@@ -8,9 +8,8 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.recorder import Recorder
 
-from .base import BaseDistiller, StudentLoss, build_soft_label, name_student_loss
+from .base import BaseDistiller, build_soft_label
 from .batches import split_pairs
 
 
@@ -53,19 +52,14 @@ class CSKD(BaseDistiller):
         self.soft_label = build_soft_label(soft_label, temperature=4.0)
 
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the two terms, see :class:`BaseDistiller`."""
         (images, samples), (partners, _) = split_pairs(
             inputs, data_samples, partner='same_class', method='CSKD'
         )
-        with Recorder(self.task.output_targets(student)) as outputs:
-            losses = name_student_loss(student_loss(images, samples))
+        student_pass = self.run_student(student, images, samples)
         with torch.no_grad():
             partner_logits = student(partners, mode='tensor')
-        losses['loss_cs_kd'] = self.soft_label(outputs.last('logits'), partner_logits)
-        return losses
+        term = self.soft_label(student_pass.logits, partner_logits)
+        return {**student_pass.losses, 'loss_cs_kd': term}

@@ -7,15 +7,10 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.precision import at_least_fp32
 from frskd_mm.utils.recorder import Recorder
 
-from .base import (
-    BaseDistiller,
-    StudentLoss,
-    build_soft_label,
-    name_student_loss,
-    scale_losses,
-)
+from .base import BaseDistiller, build_soft_label, scale_losses
 from .batches import split_pairs
 
 
@@ -71,29 +66,21 @@ class DDGSD(BaseDistiller):
         self.mmd_weight = mmd_weight
 
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute all terms, see :class:`BaseDistiller`."""
         # Checks the batch; the views run together.
         split_pairs(inputs, data_samples, partner='same_image', method='DDGSD')
-        targets = {
-            'pooled': (student.head, 'pre_logits'),
-            **self.task.output_targets(student),
-        }
-        with Recorder(targets) as outputs:
-            losses = name_student_loss(student_loss(inputs, data_samples))
+        with Recorder({'pooled': (student.head, 'pre_logits')}) as head:
+            student_pass = self.run_student(student, inputs, data_samples)
         # The host averages over the 2N images; the views' losses are summed.
-        losses = scale_losses(losses, 2.0)
+        losses = scale_losses(student_pass.losses, 2.0)
 
-        logits_a, logits_b = outputs.last('logits').chunk(2)
+        logits_a, logits_b = student_pass.logits.chunk(2)
         losses['loss_kd'] = self.soft_label(logits_a, logits_b) + self.soft_label(
             logits_b, logits_a
         )
-        pooled_a, pooled_b = outputs.last('pooled').float().chunk(2)
+        pooled_a, pooled_b = at_least_fp32(head.last('pooled')).chunk(2)
         discrepancy = pooled_a.mean(dim=0) - pooled_b.mean(dim=0)
         losses['loss_mmd'] = self.mmd_weight * discrepancy.square().sum()
         return losses

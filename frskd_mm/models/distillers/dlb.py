@@ -3,14 +3,13 @@
 from typing import Any, Dict, Optional, Sequence
 
 from mmengine.config import ConfigDict
-from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.recorder import Recorder
+from frskd_mm.utils.progress import training_progress
 
-from .base import BaseDistiller, StudentLoss, build_soft_label, name_student_loss
+from .base import BaseDistiller, build_soft_label
 from .batches import Half, split_pairs
 
 
@@ -62,34 +61,28 @@ class DLB(BaseDistiller):
         self._last_epoch = 0
 
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the two terms, see :class:`BaseDistiller`."""
         (images, samples), view = split_pairs(
             inputs, data_samples, partner='same_image', method='DLB'
         )
-        epoch = MessageHub.get_current_instance().get_info('epoch', 0)
+        epoch = training_progress().current
         last = self._last if epoch == self._last_epoch else None
         last_logits = self._last_logits
 
-        with Recorder(self.task.output_targets(student)) as outputs:
-            losses = name_student_loss(student_loss(images, samples))
-        logits = outputs.last('logits')
-        self._last, self._last_logits, self._last_epoch = view, logits.detach(), epoch
+        present = self.run_student(student, images, samples)
+        self._last, self._last_epoch = view, epoch
+        self._last_logits = present.logits.detach()
         if last is None or last_logits is None:
-            return losses
+            return present.losses
 
-        with Recorder(self.task.output_targets(student)) as outputs:
-            last_losses = name_student_loss(student_loss(*last))
+        again = self.run_student(student, *last)
         # The union's mean; the last batch of an epoch may be smaller.
         share = len(samples) / (len(samples) + len(last_logits))
         losses = {
-            name: share * value + (1.0 - share) * last_losses[name]
-            for name, value in losses.items()
+            name: share * value + (1.0 - share) * again.losses[name]
+            for name, value in present.losses.items()
         }
-        losses['loss_dlb'] = self.soft_label(outputs.last('logits'), last_logits)
+        losses['loss_dlb'] = self.soft_label(again.logits, last_logits)
         return losses

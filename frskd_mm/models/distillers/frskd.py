@@ -6,22 +6,16 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from frskd_mm.models.losses.feature_loss import build_feature_loss, compares_preacts
+from frskd_mm.models.losses.feature_loss import build_feature_loss
+from frskd_mm.models.passes import Pass
 from frskd_mm.models.self_teacher import SelfTeacher
-from frskd_mm.models.tasks.base import as_levels
 from frskd_mm.registry import MODELS
 
-from .base import (
-    BaseDistiller,
-    StudentLoss,
-    name_student_loss,
-    term_acts,
-    with_prefix,
-)
+from .base import TeachingDistiller, with_prefix
 
 
 @MODELS.register_module()
-class FRSKD(BaseDistiller):
+class FRSKD(TeachingDistiller):
     r"""Refine the student's features and teach it with what they yield.
 
     The self-teacher is a neck that refines the student's feature maps F to T,
@@ -88,14 +82,12 @@ class FRSKD(BaseDistiller):
         self.self_teacher = SelfTeacher(
             self.task, student, student_cfg, neck, self.source, twin, input_size
         )
-        built_neck = self.self_teacher.neck
-        self.feature_loss: Any = build_feature_loss(
+        self.feature_loss = build_feature_loss(
             feature_loss,
-            in_channels=built_neck.in_channels,
-            out_channels=built_neck.out_channels,
-            teacher_norms=getattr(built_neck, 'output_norms', None),
+            in_channels=self.self_teacher.in_channels,
+            out_channels=self.self_teacher.out_channels,
+            teacher_norms=self.self_teacher.output_norms,
         )
-        self.preact = compares_preacts(self.feature_loss)
         if not self.is_active:
             # DistributedDataParallel would wait for gradients that never come.
             self.requires_grad_(False)
@@ -103,59 +95,54 @@ class FRSKD(BaseDistiller):
     @property
     def is_active(self) -> bool:
         """Whether any term beyond the student's own has a weight."""
-        return any(
-            (
-                self.self_teacher_loss_weight,
-                self.soft_label.loss_weight,
-                self.feature_loss.loss_weight,
-            )
+        losses = (self.soft_label, self.feature_loss)
+        return bool(self.self_teacher_loss_weight) or any(
+            loss is not None and loss.loss_weight for loss in losses
         )
 
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the four terms, see :class:`BaseDistiller`."""
-        with self.task.record(student, self.source, self.preact) as student_outputs:
-            losses = name_student_loss(student_loss(inputs, data_samples))
-        if not self.is_active:
-            return losses
-        feats = as_levels(student_outputs.last('feats'))
-
-        with self.self_teacher.record_neck(self.preact) as neck_outputs:
-            refined = self.self_teacher.refine(feats, detach=self.detach_inputs)
-        twin = self.self_teacher.twin
-        self.self_teacher.follow_switches(student)
-        with self.task.record_twin(twin, student_outputs) as teacher_outputs:
-            teacher_losses = twin.loss(refined, self.task.copies(data_samples))
-        losses.update(
-            with_prefix(
-                'self_teacher', teacher_losses, factor=self.self_teacher_loss_weight
-            )
+        student_pass = self.run_student(
+            student, inputs, data_samples, self.source, self.preact
         )
+        if not self.is_active:
+            return student_pass.losses
+        teacher_pass = self.run_self_teacher(student, student_pass, data_samples)
+        return self.four_terms(student_pass, teacher_pass, data_samples)
 
-        schedule = self.weight_schedule()
-        if term_acts(self.soft_label, schedule):
-            losses['loss_kd'] = schedule * self.task.soft_label_loss(
-                self.soft_label, student, student_outputs, teacher_outputs, data_samples
+    def four_terms(
+        self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
+    ) -> Dict[str, Tensor]:
+        """Put the loss together from the two passes, in the paper's order."""
+        weight = self.self_teacher_loss_weight
+        return {
+            **student.losses,
+            **with_prefix('self_teacher', teacher.losses, factor=weight),
+            **self.soft_label_term(student, teacher, data_samples),
+            **self.feature_term(student, teacher, data_samples),
+            **self.task.metrics(student, teacher, data_samples),
+        }
+
+    def run_self_teacher(
+        self, student: BaseModel, student_pass: Pass, data_samples: Sequence[Any]
+    ) -> Pass:
+        """Refine the student's maps and let the twin score what comes out."""
+        self_teacher, detach = self.self_teacher, self.detach_inputs
+        preacts: Tuple[Tensor, ...] = ()
+        if self.preact:
+            refined, preacts = self_teacher.refine_with_preacts(
+                student_pass.feats, detach
             )
-        if term_acts(self.feature_loss, schedule):
-            maps = 'preacts' if self.preact else 'feats'
-            losses[self.feature_loss.loss_name] = (
-                schedule
-                * self.task.apply_feature_loss(
-                    self.feature_loss,
-                    as_levels(student_outputs.last(maps)),
-                    neck_outputs.last(maps),
-                    teacher_outputs,
-                    data_samples,
-                )
-            )
-        losses.update(self.task.metrics(student_outputs, teacher_outputs, data_samples))
-        return losses
+        else:
+            refined = self_teacher.refine(student_pass.feats, detach)
+        self_teacher.follow_switches(student)
+        twin_pass = self.run_twin(
+            self_teacher.twin, refined, data_samples, student_pass
+        )
+        twin_pass.preacts = preacts
+        return twin_pass
 
     def predict(
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]

@@ -6,24 +6,13 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from frskd_mm.models.tasks.base import as_levels
+from frskd_mm.models.losses import FeatureLoss
+from frskd_mm.models.passes import Pass
 from frskd_mm.registry import MODELS
 
-from .base import (
-    StudentLoss,
-    build_soft_label,
-    name_student_loss,
-    term_acts,
-    with_prefix,
-)
+from .base import build_soft_label
 from .frskd import FRSKD
-from .joint_head import (
-    NUM_ROTATIONS,
-    JointHead,
-    rotate,
-    unrotated,
-    use_unrotated,
-)
+from .joint_head import NUM_ROTATIONS, AllRotations, JointHead, rotate, unrotated
 
 
 @MODELS.register_module()
@@ -91,70 +80,46 @@ class FRSKDSLA(FRSKD):
     is_active = True
 
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute all terms, see :class:`BaseDistiller`."""
+        with AllRotations(student, rotate) as pooled:
+            student_pass = self.run_student(
+                student, inputs, data_samples, self.source, self.preact
+            )
         twin = self.self_teacher.twin
-        with self.task.record(student, self.source, self.preact) as student_outputs:
-            pooled = student.extract_feat(rotate(inputs))
-            with use_unrotated(student, pooled):
-                losses = name_student_loss(student_loss(inputs, data_samples))
-        feats = as_levels(student_outputs.last('feats'))
+        with AllRotations(twin) as refined_pooled:
+            teacher_pass = self.run_self_teacher(student, student_pass, data_samples)
+        for one, head, feats in (
+            (student_pass, self.joint_head, pooled.feats),
+            (teacher_pass, self.teacher_joint_head, refined_pooled.feats),
+        ):
+            joint = head(feats)
+            aggregate = head.aggregate(joint)
+            one.outputs['aggregate'] = [aggregate]
+            one.losses['loss_joint'] = head.loss(joint, data_samples)
+            one.losses['loss_sla'] = self.aggregate_loss(one.logits, aggregate)
+        return self.four_terms(student_pass, teacher_pass, data_samples)
 
-        with self.self_teacher.record_neck(self.preact) as neck_outputs:
-            refined = self.self_teacher.refine(feats, detach=self.detach_inputs)
-        self.self_teacher.follow_switches(student)
-        with self.task.record_twin(twin, student_outputs) as teacher_outputs:
-            refined_pooled = twin.extract_feat(refined)
-            with use_unrotated(twin, refined_pooled):
-                teacher_losses = twin.loss(unrotated(refined), data_samples)
-
-        logits, joint = student_outputs.last('logits'), self.joint_head(pooled)
-        teacher_logits = teacher_outputs.last('logits')
-        teacher_joint = self.teacher_joint_head(refined_pooled)
-        aggregate = self.joint_head.aggregate(joint)
-        teacher_aggregate = self.teacher_joint_head.aggregate(teacher_joint)
-
-        losses['loss_joint'] = self.joint_head.loss(joint, data_samples)
-        losses['loss_sla'] = self.aggregate_loss(logits, aggregate)
-        teacher_losses['loss_joint'] = self.teacher_joint_head.loss(
-            teacher_joint, data_samples
+    def compare_outputs(
+        self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
+    ) -> Tensor:
+        """Average L_KD over plain and aggregated outputs."""
+        plain = super().compare_outputs(student, teacher, data_samples)
+        aggregated = self.soft_label(
+            student.output('aggregate'), teacher.output('aggregate')
         )
-        teacher_losses['loss_sla'] = self.aggregate_loss(
-            teacher_logits, teacher_aggregate
-        )
-        losses.update(
-            with_prefix(
-                'self_teacher', teacher_losses, factor=self.self_teacher_loss_weight
-            )
-        )
+        return 0.5 * (plain + aggregated)
 
-        schedule = self.weight_schedule()
-        if term_acts(self.soft_label, schedule):
-            losses['loss_kd'] = (
-                0.5
-                * schedule
-                * (
-                    self.soft_label(logits, teacher_logits)
-                    + self.soft_label(aggregate, teacher_aggregate)
-                )
-            )
-        if term_acts(self.feature_loss, schedule):
-            maps = 'preacts' if self.preact else 'feats'
-            losses[self.feature_loss.loss_name] = schedule * self.rotated_feature_loss(
-                as_levels(student_outputs.last(maps)), neck_outputs.last(maps)
-            )
-        losses.update(self.task.metrics(student_outputs, teacher_outputs, data_samples))
-        return losses
-
-    def rotated_feature_loss(
-        self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor]
+    def compare_feats(
+        self,
+        feature_loss: FeatureLoss,
+        student: Pass,
+        teacher: Pass,
+        data_samples: Sequence[Any],
     ) -> Tensor:
         """Average L_F over 5N maps: rotation 0 counts twice, as for the authors."""
-        once = self.feature_loss(unrotated(student_feats), unrotated(teacher_feats))
-        all_rotations = self.feature_loss(student_feats, teacher_feats)
+        ours, theirs = (one.maps(feature_loss.preact) for one in (student, teacher))
+        once = feature_loss(unrotated(ours), unrotated(theirs))
+        all_rotations = feature_loss(ours, theirs)
         return (once + NUM_ROTATIONS * all_rotations) / (1 + NUM_ROTATIONS)

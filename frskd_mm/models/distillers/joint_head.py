@@ -1,7 +1,7 @@
 """Classifying class and rotation together."""
 
-from contextlib import contextmanager
-from typing import Any, Iterator, Sequence, Tuple
+from functools import wraps
+from typing import Any, Callable, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,8 @@ from torch import Tensor
 from frskd_mm.models.tasks import Task
 from frskd_mm.models.tasks.classification import target_scores
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.precision import full_precision
-from frskd_mm.utils.recorder import Replayer
+from frskd_mm.utils.precision import at_least_fp32, full_precision
+from frskd_mm.utils.recorder import Recorder, Replayer
 
 NUM_ROTATIONS = 4
 
@@ -45,15 +45,38 @@ def unrotated(feats: Sequence[Tensor]) -> Tuple[Tensor, ...]:
     return tuple(feat[: len(feat) // NUM_ROTATIONS] for feat in feats)
 
 
-@contextmanager
-def use_unrotated(model: BaseModel, feats: Sequence[Tensor]) -> Iterator[None]:
-    """Let a classifier use rotation 0's share of features that are there already.
+class AllRotations(Recorder):
+    """Let a classifier extract the features of all rotations, and score rotation 0.
 
-    In the ``with`` block the next ``model.extract_feat(...)`` returns it, so the
-    host's ``loss(images, data_samples)`` does not run the backbone again.
+    Within the ``with`` block ``model.extract_feat(...)`` runs once on all
+    rotations and returns rotation 0's share, so the host's ``loss(images,
+    data_samples)`` is that of the images as they are.
+
+    Args:
+        model: A classifier.
+        prepare: What makes all rotations of the input of ``extract_feat``;
+            nothing for a twin that is given the maps of all rotations.
     """
-    with Replayer({'feats': (model, 'extract_feat')}, {'feats': [unrotated(feats)]}):
-        yield
+
+    def __init__(
+        self, model: BaseModel, prepare: Callable[[Any], Any] = lambda inputs: inputs
+    ) -> None:
+        super().__init__({'all': (model, 'extract_feat')})
+        self.prepare = prepare
+
+    def _recording(self, name: str, method: Callable) -> Callable:
+        record = super()._recording(name, method)
+
+        @wraps(method)
+        def extract_feat(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            return unrotated(record(self.prepare(inputs), *args, **kwargs))
+
+        return extract_feat
+
+    @property
+    def feats(self) -> Sequence[Tensor]:
+        """What ``extract_feat`` gave for all rotations, (4N, ...) each."""
+        return self.last('all')
 
 
 class JointHead(BaseModule):
@@ -124,7 +147,7 @@ class JointHead(BaseModule):
             Tensor: Mean over the 4N images.
         """
         with full_precision(joint):
-            log_probs = self.own_rotation(F.log_softmax(joint.float(), dim=1))
+            log_probs = self.own_rotation(F.log_softmax(at_least_fp32(joint), dim=1))
             scores = target_scores(data_samples, num_classes=log_probs.shape[1])
             return -(scores.unsqueeze(2) * log_probs).sum(dim=1).mean()
 

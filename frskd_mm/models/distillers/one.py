@@ -17,7 +17,7 @@ from frskd_mm.registry import MODELS
 from frskd_mm.utils.model import count_parameters, dry_run
 from frskd_mm.utils.recorder import Replayer
 
-from .base import BaseDistiller, StudentLoss, name_student_loss, with_prefix
+from .base import BaseDistiller, with_prefix
 
 
 def find_last_stage(
@@ -228,27 +228,22 @@ class ONE(BaseDistiller):
         )
 
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the terms of all branches, see :class:`BaseDistiller`."""
-        with self.task.record(student, 'backbone') as outputs, self._record_shared(
-            student
-        ) as inputs_of_stage:
-            losses = name_student_loss(student_loss(inputs, data_samples))
-        feats, shared = as_levels(outputs.last('feats')), inputs_of_stage[-1]
+        with self._record_shared(student) as inputs_of_stage:
+            student_pass = self.run_student(student, inputs, data_samples, 'backbone')
+        losses, feats = student_pass.losses, student_pass.feats
+        shared = inputs_of_stage[-1]
 
-        logits = [outputs.last('logits')]
+        logits = [student_pass.logits]
         for index, branch in enumerate(self.branches, start=2):
-            with self.task.record_twin(branch.twin, outputs) as branch_outputs:
-                branch_losses = branch.twin.loss(
-                    (*feats[:-1], branch(shared)), data_samples
-                )
-            losses.update(with_prefix(f'branch_{index}', branch_losses))
-            logits.append(branch_outputs.last('logits'))
+            branch_feats = (*feats[:-1], branch(shared))
+            branch_pass = self.run_twin(
+                branch.twin, branch_feats, data_samples, student_pass
+            )
+            losses.update(with_prefix(f'branch_{index}', branch_pass.losses))
+            logits.append(branch_pass.logits)
 
         ensemble = (self.gate(shared)[:, None] * torch.stack(logits, dim=2)).sum(dim=2)
         # The head's own loss, on these logits instead of its own.

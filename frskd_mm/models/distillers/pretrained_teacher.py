@@ -10,20 +10,12 @@ from mmengine.model import BaseModel
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from frskd_mm.models.losses.feature_loss import build_feature_loss, compares_preacts
-from frskd_mm.models.tasks.base import as_levels
+from frskd_mm.models.losses.feature_loss import build_feature_loss
+from frskd_mm.models.passes import Pass
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.checkpoint import weights_of
-from frskd_mm.utils.preactivation import PreactRecorder
-from frskd_mm.utils.recorder import Recorder
 
-from .base import (
-    BaseDistiller,
-    StudentLoss,
-    name_student_loss,
-    scale_losses,
-    term_acts,
-)
+from .base import TeachingDistiller, scale_losses
 
 
 class Frozen:
@@ -42,7 +34,7 @@ class Frozen:
 
 
 @MODELS.register_module()
-class PretrainedTeacher(BaseDistiller):
+class PretrainedTeacher(TeachingDistiller):
     r"""Teach the student with the logits and features of a trained model.
 
     .. math::
@@ -114,13 +106,12 @@ class PretrainedTeacher(BaseDistiller):
         self._frozen = Frozen(_build_teacher(teacher))
         self._has_weights = False
         _check_classes(student, self.teacher)
-        self.feature_loss: Any = None
+        self.feature_loss = None
         if feature_loss is not None:
             in_channels, out_channels = self._pair_levels(student, input_size)
             self.feature_loss = build_feature_loss(
                 feature_loss, in_channels=in_channels, out_channels=out_channels
             )
-        self.preact = compares_preacts(self.feature_loss)
 
     @property
     def teacher(self) -> BaseModel:
@@ -128,58 +119,41 @@ class PretrainedTeacher(BaseDistiller):
         return self._frozen.module
 
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the three terms, see :class:`BaseDistiller`."""
-        with self.task.record(student, self.source, self.preact) as student_outputs:
-            losses = name_student_loss(student_loss(inputs, data_samples))
-        losses = scale_losses(losses, self.student_loss_weight)
-        teacher_outputs, teacher_feats = self._teach(
-            inputs, data_samples, student_outputs
+        student_pass = self.run_student(
+            student, inputs, data_samples, self.source, self.preact
         )
-
-        schedule = self.weight_schedule()
-        if term_acts(self.soft_label, schedule):
-            losses['loss_kd'] = schedule * self.task.soft_label_loss(
-                self.soft_label, student, student_outputs, teacher_outputs, data_samples
-            )
-        if self.feature_loss is not None and term_acts(self.feature_loss, schedule):
-            maps = 'preacts' if self.preact else 'feats'
-            losses[self.feature_loss.loss_name] = (
-                schedule
-                * self.task.apply_feature_loss(
-                    self.feature_loss,
-                    as_levels(student_outputs.last(maps)),
-                    as_levels(teacher_feats.last(maps)),
-                    teacher_outputs,
-                    data_samples,
-                )
-            )
-        return losses
+        teacher_pass = self.run_teacher(inputs, data_samples, student_pass)
+        return {
+            **scale_losses(student_pass.losses, self.student_loss_weight),
+            **self.soft_label_term(student_pass, teacher_pass, data_samples),
+            **self.feature_term(student_pass, teacher_pass, data_samples),
+        }
 
     @torch.no_grad()
-    def _teach(
-        self, inputs: Tensor, data_samples: Sequence[Any], student_outputs: Recorder
-    ) -> Tuple[Recorder, Recorder]:
-        """Run the teacher and return its recorded outputs and features."""
+    def run_teacher(
+        self, inputs: Tensor, data_samples: Sequence[Any], student_pass: Pass
+    ) -> Pass:
+        """Run the teacher on the student's images."""
         if not self._has_weights:
             raise RuntimeError(
                 'The teacher has no weights yet: call init_weights() of the '
                 'distilled model, as the runner does, before training.'
             )
-        if next(self.teacher.parameters()).device != inputs.device:
-            self.teacher.to(inputs.device)  # FSDP moves without _apply
-        recorder = PreactRecorder if self.preact else Recorder
-        feats = recorder(
-            {'feats': (self.task.source_module(self.teacher, self.source), 'forward')}
+        teacher = self.teacher
+        if next(teacher.parameters()).device != inputs.device:
+            teacher.to(inputs.device)  # FSDP moves without _apply
+        return self.task.run(
+            teacher,
+            teacher.loss,
+            inputs,
+            data_samples,
+            self.source,
+            self.preact,
+            follow=student_pass,
         )
-        with feats, self.task.record_twin(self.teacher, student_outputs) as outputs:
-            self.teacher.loss(inputs, self.task.copies(data_samples))
-        return outputs, feats
 
     def init_weights(self) -> None:
         """Initialise the adapters and load the teacher's weights."""

@@ -6,16 +6,15 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.dist import all_gather
-from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import Tensor
 
 from frskd_mm.models.tasks.classification import target_scores
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.precision import full_precision
-from frskd_mm.utils.recorder import Recorder
+from frskd_mm.utils.precision import at_least_fp32, full_precision
+from frskd_mm.utils.progress import training_progress
 
-from .base import BaseDistiller, StudentLoss, name_student_loss, scale_losses
+from .base import BaseDistiller, scale_losses
 from .batches import check_unmixed
 
 
@@ -79,34 +78,29 @@ class PSKD(BaseDistiller):
         )
 
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the two terms, see :class:`BaseDistiller`."""
         check_unmixed(data_samples, type(self).__name__)
-        with Recorder(self.task.output_targets(student)) as outputs:
-            losses = name_student_loss(student_loss(inputs, data_samples))
-        logits, alpha = outputs.last('logits'), self.present_alpha()
+        student_pass = self.run_student(student, inputs, data_samples)
+        logits, alpha = student_pass.logits, self.present_alpha()
         past = self.recall(data_samples)
         with full_precision(logits):
-            log_probs = F.log_softmax(logits.float(), dim=1)
+            log_probs = F.log_softmax(at_least_fp32(logits), dim=1)
             cross_entropy = -(past * log_probs).sum(dim=1).mean()
         self.store(data_samples, log_probs.detach().exp())
 
-        losses = scale_losses(losses, 1.0 - alpha)
+        losses = scale_losses(student_pass.losses, 1.0 - alpha)
         losses['loss_ps_kd'] = alpha * cross_entropy
         losses['alpha'] = cross_entropy.new_tensor(alpha)
         return losses
 
     def present_alpha(self) -> float:
         """Return the runner's present alpha_t; without a runner, alpha_T."""
-        message_hub = MessageHub.get_current_instance()
-        unit = 'iter' if message_hub.get_info('max_epochs') == 1 else 'epoch'
-        present = message_hub.get_info(unit, 0) + 1
-        return self.alpha * present / message_hub.get_info(f'max_{unit}s', present)
+        epochs = training_progress()
+        progress = training_progress(by_epoch=False) if epochs.total == 1 else epochs
+        present = progress.current + 1
+        return self.alpha * present / (progress.total or present)
 
     def recall(self, data_samples: Sequence[Any]) -> Tensor:
         """Return the last predictions (N, C), or the targets where none is."""

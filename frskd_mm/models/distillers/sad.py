@@ -7,11 +7,10 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from frskd_mm.models.tasks.base import as_levels
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.precision import full_precision
+from frskd_mm.utils.precision import at_least_fp32, full_precision
 
-from .base import BaseDistiller, StudentLoss, name_student_loss
+from .base import BaseDistiller
 from .byot import check_num_levels
 
 
@@ -84,22 +83,18 @@ class SAD(BaseDistiller):
         self.loss_weight = loss_weight
 
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the two terms, see :class:`BaseDistiller`."""
-        with self.task.record(student, 'backbone') as outputs:
-            losses = name_student_loss(student_loss(inputs, data_samples))
-        feats = as_levels(outputs.last('feats'))
-
+        student_pass = self.run_student(student, inputs, data_samples, 'backbone')
+        losses, feats = student_pass.losses, student_pass.feats
         weight = self.loss_weight * self.weight_schedule()
         if weight > 0:
             with full_precision(feats[0]):
                 losses['loss_sad'] = weight * sum(
-                    self._level_loss(shallow.float(), deep.detach().float())
+                    self._level_loss(
+                        at_least_fp32(shallow), at_least_fp32(deep.detach())
+                    )
                     for shallow, deep in zip(feats, feats[1:])
                 )
         return losses

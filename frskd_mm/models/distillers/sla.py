@@ -7,10 +7,9 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.recorder import Recorder
 
-from .base import BaseDistiller, StudentLoss, build_soft_label, name_student_loss
-from .joint_head import JointHead, rotate, use_unrotated
+from .base import BaseDistiller, build_soft_label
+from .joint_head import AllRotations, JointHead, rotate
 
 
 @MODELS.register_module()
@@ -55,21 +54,15 @@ class SLA(BaseDistiller):
         self.joint_head = JointHead(self.task, student_cfg, student.head.in_channels)
 
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the three terms, see :class:`BaseDistiller`."""
-        feats = student.extract_feat(rotate(inputs))
-        with Recorder(self.task.output_targets(student)) as outputs:
-            with use_unrotated(student, feats):
-                losses = name_student_loss(student_loss(inputs, data_samples))
-
-        joint = self.joint_head(feats)
-        losses['loss_joint'] = self.joint_head.loss(joint, data_samples)
-        losses['loss_sla'] = self.soft_label(
-            outputs.last('logits'), self.joint_head.aggregate(joint)
-        )
-        return losses
+        with AllRotations(student, rotate) as pooled:
+            student_pass = self.run_student(student, inputs, data_samples)
+        joint = self.joint_head(pooled.feats)
+        aggregate = self.joint_head.aggregate(joint)
+        return {
+            **student_pass.losses,
+            'loss_joint': self.joint_head.loss(joint, data_samples),
+            'loss_sla': self.soft_label(student_pass.logits, aggregate),
+        }

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from frskd_mm.models.tasks.classification import target_scores
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.precision import full_precision
-from frskd_mm.utils.recorder import Recorder
+from frskd_mm.utils.precision import at_least_fp32, full_precision
 
-from .base import BaseDistiller, StudentLoss, name_student_loss, scale_losses
+from .base import BaseDistiller, scale_losses
 
 
 @MODELS.register_module()
@@ -80,20 +79,15 @@ class TfKDReg(BaseDistiller):
         self.loss_weight = loss_weight
 
     def loss(
-        self,
-        student: BaseModel,
-        student_loss: StudentLoss,
-        inputs: Tensor,
-        data_samples: Sequence[Any],
+        self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the two terms, see :class:`BaseDistiller`."""
-        with Recorder(self.task.output_targets(student)) as outputs:
-            losses = name_student_loss(student_loss(inputs, data_samples))
-        losses = scale_losses(losses, 1.0 - self.alpha)
-        logits = outputs.last('logits')
+        student_pass = self.run_student(student, inputs, data_samples)
+        losses = scale_losses(student_pass.losses, 1.0 - self.alpha)
+        logits = student_pass.logits
         with full_precision(logits):
             log_student = F.log_softmax(
-                logits.float() / self.student_temperature, dim=1
+                at_least_fp32(logits) / self.student_temperature, dim=1
             )
             virtual = self.virtual_teacher(
                 target_scores(data_samples, num_classes=logits.shape[1])

@@ -3,10 +3,12 @@
 from .attention_transfer_loss import AttentionTransferLoss
 from .det_attention_transfer_loss import DetAttentionTransferLoss
 from .det_soft_label_loss import DetSoftLabelLoss
+from .feature_loss import FeatureLoss
 from .fitnet_loss import FitNetLoss
 from .overhaul_loss import OverhaulLoss
 from .pixel_soft_label_loss import PixelSoftLabelLoss
 from .soft_label_loss import SoftLabelLoss
+from .soft_labels import SoftLabels
 from .uskd_loss import USKDLoss
 from .zipf_loss import ZipfLoss
 
@@ -14,10 +16,12 @@ __all__ = [
     'AttentionTransferLoss',
     'DetAttentionTransferLoss',
     'DetSoftLabelLoss',
+    'FeatureLoss',
     'FitNetLoss',
     'OverhaulLoss',
     'PixelSoftLabelLoss',
     'SoftLabelLoss',
+    'SoftLabels',
     'USKDLoss',
     'ZipfLoss',
 ]

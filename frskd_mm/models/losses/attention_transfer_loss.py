@@ -1,13 +1,15 @@
 """Attention transfer: where the student looks follows the self-teacher."""
 
-from typing import Sequence
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.precision import full_precision
+
+from .feature_loss import FeatureLoss
+from .weighted_mean import weighted_mean
 
 
 def attention_map(feat: Tensor) -> Tensor:
@@ -30,7 +32,7 @@ def attention_map(feat: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class AttentionTransferLoss(nn.Module):
+class AttentionTransferLoss(FeatureLoss):
     """Pull student attention maps towards the self-teacher's.
 
     With a the attention map of a level, i.e. the mean over squared channels,
@@ -44,7 +46,12 @@ class AttentionTransferLoss(nn.Module):
     * ``'norm'``: the L2 norm of a_s - a_t over H * W, averaged over N, as the
       paper writes it. Its gradient is 0 where the maps are equal.
 
-    The teacher's maps are detached here, and all is computed in fp32 (squares
+    With weights w of the positions, 'mean' becomes sum(w d^2) / sum(w) of a
+    level, 'sum' the sum of w d^2 over H * W averaged over N, and 'norm' the
+    square root of that sum. The attention maps themselves are those of whole
+    images.
+
+    The teacher's maps are detached, and all is computed in fp32 (squares
     overflow fp16).
 
     Paper: FRSKD, CVPR 2021, https://arxiv.org/abs/2103.08273
@@ -53,6 +60,7 @@ class AttentionTransferLoss(nn.Module):
     Args:
         loss_weight (float): Beta in the paper. Defaults to 100.0.
         reduction (str): 'mean', 'sum' or 'norm'. Defaults to 'mean'.
+        **kwargs: Other arguments of :class:`FeatureLoss`.
 
     Raises:
         ValueError: If the reduction is unknown.
@@ -61,67 +69,29 @@ class AttentionTransferLoss(nn.Module):
     loss_name = 'loss_at'
     reductions = ('mean', 'sum', 'norm')
 
-    def __init__(self, loss_weight: float = 100.0, reduction: str = 'mean') -> None:
-        super().__init__()
+    def __init__(
+        self, loss_weight: float = 100.0, reduction: str = 'mean', **kwargs: Any
+    ) -> None:
+        super().__init__(loss_weight, **kwargs)
         if reduction not in self.reductions:
             raise ValueError(
                 f'reduction must be one of {self.reductions}, got {reduction!r}.'
             )
-        self.loss_weight = loss_weight
         self.reduction = reduction
 
-    def forward(
-        self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor]
+    def level_loss(
+        self, level: int, student: Tensor, teacher: Tensor, weight: Optional[Tensor]
     ) -> Tensor:
-        """Compute the weighted loss.
-
-        Args:
-            student_feats: Per level (N, C_s, H, W), fine to coarse.
-            teacher_feats: Per level (N, C_t, H, W); detached here.
-
-        Returns:
-            Tensor: Scalar, already multiplied by ``loss_weight``.
-
-        Raises:
-            ValueError: If the levels differ in number or in N, H, W.
-        """
-        check_levels(student_feats, teacher_feats)
-        with full_precision(student_feats[0]):
-            losses = [
-                self._level_loss(student, teacher.detach())
-                for student, teacher in zip(student_feats, teacher_feats)
-            ]
-            return self.loss_weight * torch.stack(losses).sum()
-
-    def _level_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compare the attention of one level, see :class:`FeatureLoss`."""
         difference = attention_map(student) - attention_map(teacher)
+        if weight is not None:
+            weight = weight.flatten(1)
         if self.reduction == 'mean':
-            return difference.square().mean()
+            squares = difference.square()
+            return squares.mean() if weight is None else weighted_mean(squares, weight)
+        if weight is not None:
+            difference = weight.sqrt() * difference
         if self.reduction == 'sum':
             return difference.square().sum(dim=1).mean()
         # vector_norm has the subgradient 0 where the maps are equal.
         return torch.linalg.vector_norm(difference, dim=1).mean()
-
-
-def check_levels(
-    student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor]
-) -> None:
-    """Require as many student as teacher maps, equal in N, H and W.
-
-    Raises:
-        ValueError: If the levels differ in number or in N, H, W.
-    """
-    if len(student_feats) != len(teacher_feats):
-        raise ValueError(
-            f'The student gave {len(student_feats)} feature maps and the '
-            f'self-teacher {len(teacher_feats)}; they must pair up.'
-        )
-    for level, (student, teacher) in enumerate(zip(student_feats, teacher_feats)):
-        if (student.shape[0], *student.shape[2:]) != (
-            teacher.shape[0],
-            *teacher.shape[2:],
-        ):
-            raise ValueError(
-                f'Level {level}: student map {tuple(student.shape)} and '
-                f'self-teacher map {tuple(teacher.shape)} differ in N, H or W.'
-            )

@@ -1,33 +1,33 @@
 """FitNet: adapted student features follow the teacher's."""
 
-from typing import List, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
-import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.precision import full_precision
 
-from .attention_transfer_loss import check_levels
+from .feature_loss import FeatureLoss
+from .weighted_mean import weighted_mean
 
 #: He initialisation (normal, fan out) of the adapters, as in the sources.
-ADAPTER_INIT = [
+ADAPTER_INIT: List[dict] = [
     dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),
     dict(type='Constant', layer='_BatchNorm', val=1),
 ]
 
 
 @MODELS.register_module()
-class FitNetLoss(BaseModule):
+class FitNetLoss(FeatureLoss):
     """Mean squared error between adapted student maps and teacher maps.
 
     At every level r is a 1x1 convolution without bias, BN and ReLU from c_i to
     d_i channels, and the loss sums over levels the mean over N * d_i * H * W of
-    (r(F_i) - T_i)^2. It trains the student and the adapters. The teacher's
-    maps are detached here, and all is computed in the adapters' precision, fp32
+    (r(F_i) - T_i)^2; with weights of the positions, the weighted mean over N * H
+    * W of the mean over d_i. It trains the student and the adapters. The
+    teacher's maps are detached, and all is computed in the adapters' precision, fp32
     whatever the autocast dtype.
 
     The paper trains one middle layer in a stage of its own; here, as in the
@@ -46,6 +46,7 @@ class FitNetLoss(BaseModule):
         norm_cfg (dict, optional): Norm layer. Defaults to ``dict(type='BN')``.
         init_cfg (dict | list[dict], optional): Defaults to He initialisation
             (normal, fan out).
+        **kwargs: Other arguments of :class:`FeatureLoss`.
     """
 
     loss_name = 'loss_fitnet'
@@ -57,39 +58,23 @@ class FitNetLoss(BaseModule):
         loss_weight: float = 100.0,
         norm_cfg: Optional[dict] = None,
         init_cfg: Union[dict, List[dict], None] = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(init_cfg or ADAPTER_INIT)
-        self.loss_weight = loss_weight
+        super().__init__(loss_weight, init_cfg=init_cfg or ADAPTER_INIT, **kwargs)
         self.adapters = ModuleList(
             nn.Sequential(*adapter(c, d, norm_cfg), nn.ReLU())
             for c, d in zip(in_channels, out_channels)
         )
 
-    def forward(
-        self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor]
+    def level_loss(
+        self, level: int, student: Tensor, teacher: Tensor, weight: Optional[Tensor]
     ) -> Tensor:
-        """Compute the weighted loss.
-
-        Args:
-            student_feats: Per level (N, c_i, H, W), fine to coarse.
-            teacher_feats: Per level (N, d_i, H, W); detached here.
-
-        Returns:
-            Tensor: Scalar, already multiplied by ``loss_weight``.
-
-        Raises:
-            ValueError: If the levels differ in number or in N, H, W.
-        """
-        check_levels(student_feats, teacher_feats)
-        with full_precision(student_feats[0]):
-            dtype = next(self.parameters()).dtype
-            losses = [
-                F.mse_loss(adapt(student.to(dtype)), teacher.detach().to(dtype))
-                for adapt, student, teacher in zip(
-                    self.adapters, student_feats, teacher_feats
-                )
-            ]
-            return self.loss_weight * torch.stack(losses).sum()
+        """Compare the maps of one level, see :class:`FeatureLoss`."""
+        dtype = next(self.parameters()).dtype
+        adapted, target = self.adapters[level](student.to(dtype)), teacher.to(dtype)
+        if weight is None:
+            return F.mse_loss(adapted, target)
+        return weighted_mean((adapted - target).square().mean(dim=1), weight)
 
 
 def adapter(

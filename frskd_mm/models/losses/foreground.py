@@ -5,6 +5,8 @@ from typing import Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from frskd_mm.utils.precision import at_least_fp32
+
 FOREGROUNDS = (None, 'confidence', 'boxes')
 
 #: Exponent of the self-teacher's confidence, as the focal loss's gamma. New
@@ -37,15 +39,15 @@ def confidence_weight(
         softmax: Whether the classes exclude each other.
 
     Returns:
-        Tensor: fp32 (...), in [0, 1], detached.
+        Tensor: fp32 or wider (...), in [0, 1], detached.
     """
-    cls = cls.detach().float()
+    cls = at_least_fp32(cls.detach())
     if softmax:
         score = 1.0 - cls.softmax(dim=-1)[..., -1]
     else:
         score = cls.max(dim=-1).values.sigmoid()
     if quality is not None:
-        score = score * quality.detach().float().sigmoid()
+        score = score * at_least_fp32(quality.detach()).sigmoid()
     return score**CONFIDENCE_POWER
 
 

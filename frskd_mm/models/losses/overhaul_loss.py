@@ -4,13 +4,12 @@ import math
 from typing import Any, List, Optional, Sequence, Union
 
 import torch
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.precision import full_precision
 
-from .attention_transfer_loss import check_levels
+from .feature_loss import FeatureLoss
 from .fitnet_loss import ADAPTER_INIT, adapter
 
 
@@ -42,7 +41,7 @@ def margin_of_map(feat: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class OverhaulLoss(BaseModule):
+class OverhaulLoss(FeatureLoss):
     r"""Partial L2 distance between pre-ReLU maps, with a margin ReLU.
 
     With r a 1x1 convolution without bias and BN from c_i to d_i channels, F
@@ -54,8 +53,9 @@ class OverhaulLoss(BaseModule):
         d(s, t) &= 0 \text{ if } s \le t \le 0, \text{ else } (s - t)^2
 
     and level i of n counts :math:`2^{-(n - i)}`. The value is a sum over
-    d_i * H * W: retune ``loss_weight`` when the resolution changes. The
-    teacher's maps are detached here, and all is computed in the adapters'
+    d_i * H * W, in which each position has its weight if there are any: retune
+    ``loss_weight`` when the resolution changes. The
+    teacher's maps are detached, and all is computed in the adapters'
     precision, fp32 whatever the autocast dtype.
 
     The margin is the expectation of a channel's negative responses, by
@@ -84,6 +84,7 @@ class OverhaulLoss(BaseModule):
         norm_cfg (dict, optional): Norm layer. Defaults to ``dict(type='BN')``.
         init_cfg (dict | list[dict], optional): Defaults to He initialisation
             (normal, fan out).
+        **kwargs: Other arguments of :class:`FeatureLoss`.
 
     Raises:
         ValueError: If the margin is unknown or there is no norm to read.
@@ -102,8 +103,9 @@ class OverhaulLoss(BaseModule):
         margin: str = 'norm',
         norm_cfg: Optional[dict] = None,
         init_cfg: Union[dict, List[dict], None] = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(init_cfg or ADAPTER_INIT)
+        super().__init__(loss_weight, init_cfg=init_cfg or ADAPTER_INIT, **kwargs)
         if margin not in self.margins:
             raise ValueError(f'margin must be one of {self.margins}, got {margin!r}.')
         if margin == 'norm' and not teacher_norms:
@@ -112,7 +114,6 @@ class OverhaulLoss(BaseModule):
                 'BiFPN or BiFPNc self-teacher, and this teacher names none. Set '
                 "margin='batch' in the distiller's feature_loss."
             )
-        self.loss_weight = loss_weight
         self.margin = margin
         self.adapters = ModuleList(
             nn.Sequential(*adapter(c, d, norm_cfg))
@@ -122,41 +123,19 @@ class OverhaulLoss(BaseModule):
             for level, norm in enumerate(teacher_norms or ()):
                 self.register_buffer(f'margin_{level}', margin_of_norm(norm))
 
-    def forward(
-        self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor]
+    def level_loss(
+        self, level: int, student: Tensor, teacher: Tensor, weight: Optional[Tensor]
     ) -> Tensor:
-        """Compute the weighted loss.
-
-        Args:
-            student_feats: Per level (N, c_i, H, W), fine to coarse, pre-ReLU.
-            teacher_feats: Per level (N, d_i, H, W), pre-ReLU; detached here.
-
-        Returns:
-            Tensor: Scalar, already multiplied by ``loss_weight``.
-
-        Raises:
-            ValueError: If the levels differ in number or in N, H, W.
-        """
-        check_levels(student_feats, teacher_feats)
-        with full_precision(student_feats[0]):
-            dtype = next(self.parameters()).dtype
-            losses = [
-                self._level_loss(level, student.to(dtype), teacher.detach().to(dtype))
-                for level, (student, teacher) in enumerate(
-                    zip(student_feats, teacher_feats)
-                )
-            ]
-            last = len(losses) - 1
-            return self.loss_weight * sum(
-                loss / 2 ** (last - level) for level, loss in enumerate(losses)
-            )
-
-    def _level_loss(self, level: int, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compare the pre-ReLU maps of one level, see :class:`FeatureLoss`."""
+        dtype = next(self.parameters()).dtype
+        source, teacher = self.adapters[level](student.to(dtype)), teacher.to(dtype)
         if self.margin == 'norm':
             margin = getattr(self, f'margin_{level}')
         else:
             margin = margin_of_map(teacher)
-        source = self.adapters[level](student)
         target = torch.maximum(teacher, margin[:, None, None])
         counts = (source > target) | (target > 0)
-        return ((source - target).square() * counts).sum() / len(source)
+        distances = (source - target).square() * counts
+        if weight is not None:
+            distances = distances * weight[:, None]
+        return distances.sum() / len(source) / 2 ** (len(self.adapters) - 1 - level)

@@ -9,7 +9,7 @@ from .soft_label_loss import SoftLabelLoss
 
 @MODELS.register_module()
 class PixelSoftLabelLoss(SoftLabelLoss):
-    """:class:`SoftLabelLoss` with the options of segmentation.
+    """:class:`SoftLabelLoss` with the temperature of the segmentation recipe.
 
     By default the logits are compared at the size at which the decode heads
     give them, and pixels whose label is ignored do not count. The authors'
@@ -23,22 +23,8 @@ class PixelSoftLabelLoss(SoftLabelLoss):
     Args:
         temperature (float): K in the paper. Defaults to 1.0, as in the
             authors' segmentation code.
-        loss_weight (float): Alpha in the paper. Defaults to 1.0.
-        upsample (bool): Whether to bring the logits to the labels' size
-            (bilinear) first. Defaults to False.
-        mask_ignored (bool): Whether ignored pixels are left out.
-            Defaults to True.
         **kwargs: Other arguments of :class:`SoftLabelLoss`.
     """
 
-    def __init__(
-        self,
-        temperature: float = 1.0,
-        loss_weight: float = 1.0,
-        upsample: bool = False,
-        mask_ignored: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(temperature=temperature, loss_weight=loss_weight, **kwargs)
-        self.upsample = upsample
-        self.mask_ignored = mask_ignored
+    def __init__(self, temperature: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(temperature=temperature, **kwargs)

@@ -3,5 +3,6 @@
 from .bifpn import BiFPN
 from .bifpn_seg import BiFPNSeg, FPNBiFPNSeg
 from .bifpnc import BiFPNc
+from .refining import RefiningNeck
 
-__all__ = ['BiFPN', 'BiFPNSeg', 'BiFPNc', 'FPNBiFPNSeg']
+__all__ = ['BiFPN', 'BiFPNSeg', 'BiFPNc', 'FPNBiFPNSeg', 'RefiningNeck']

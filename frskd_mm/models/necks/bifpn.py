@@ -1,8 +1,8 @@
 """BiFPN: bi-directional feature pyramid with one width for all levels."""
 
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
@@ -14,6 +14,7 @@ from frskd_mm.utils.arguments import (
 )
 
 from .layers import UPSAMPLE_MODES, BiFPNLayer
+from .refining import RefiningNeck
 
 
 def check_in_channels(name: str, in_channels: Sequence[int]) -> None:
@@ -31,7 +32,7 @@ def check_in_channels(name: str, in_channels: Sequence[int]) -> None:
 
 
 @MODELS.register_module()
-class BiFPN(BaseModule):
+class BiFPN(RefiningNeck):
     r"""Refine feature maps top-down and bottom-up, all levels equally wide.
 
     With PW(a -> b) a 1x1 convolution, BN and ReLU, DW a depthwise-separable
@@ -152,6 +153,11 @@ class BiFPN(BaseModule):
             return None
         convs = [layer.top_down_convs[0], *layer.bottom_up_convs]
         return [conv[-1] for conv in convs]
+
+    @classmethod
+    def settings_for(cls, levels_read: Sequence[int]) -> Dict[str, Any]:
+        """End the last bottom-up pass with the coarsest level that is read."""
+        return dict(last_bottom_up=levels_read[-1])
 
     def forward(self, feats: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         """Refine the maps.

@@ -11,6 +11,7 @@ from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import at_least, check_arguments
 
 from .bifpn import check_in_channels
+from .refining import RefiningNeck
 
 
 class BiFPNSegLayer(BaseModule):
@@ -68,7 +69,7 @@ class BiFPNSegLayer(BaseModule):
 
 
 @MODELS.register_module()
-class BiFPNSeg(BaseModule):
+class BiFPNSeg(RefiningNeck):
     r"""Stacked light BiFPN layers, the self-teacher of the published recipe.
 
     With DW(x) = ReLU(BN(1x1 depthwise convolution of x)), a layer computes

@@ -1,17 +1,22 @@
 """What a distiller has to know about the models of a host library."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
+from frskd_mm.models.losses.soft_labels import SoftLabels
+from frskd_mm.models.passes import Pass
 from frskd_mm.utils.model import dry_run
 from frskd_mm.utils.preactivation import PreactRecorder
-from frskd_mm.utils.recorder import Recorder, Target
+from frskd_mm.utils.recorder import Recorder, Replayer, Target
 
 SOURCES = ('backbone', 'neck')
+
+#: A host library's ``loss``, of inputs and annotations.
+LossFunction = Callable[[Any, Sequence[Any]], Dict[str, Any]]
 
 
 class DryForwardError(ValueError):
@@ -121,56 +126,132 @@ class Task(ABC):
             out_channels: The refined maps' channels d_i.
         """
 
-    def coarsest_read(
+    def levels_read(
         self, student_cfg: ConfigDict, source: str, num_levels: int
-    ) -> int:
-        """Return the coarsest level of the source that the twin reads.
+    ) -> List[int]:
+        """Return the levels of the source that the twin reads, sorted.
 
-        Refined levels beyond it never get a gradient from the twin's loss.
+        Others never get a gradient from the twin's loss.
 
         Args:
             student_cfg: The student's own config.
             source: 'backbone' or 'neck'.
             num_levels: How many maps the source gives.
         """
-        return num_levels - 1
+        return list(range(num_levels))
 
     @abstractmethod
     def output_targets(self, model: BaseModel) -> Dict[str, Target]:
         """Return the methods whose outputs soft labels compare, by name."""
 
-    def record(self, student: BaseModel, source: str, preact: bool = False) -> Recorder:
-        """Return a recorder of the student's features ('feats') and outputs.
+    def replayed_targets(self, model: BaseModel) -> Sequence[str]:
+        """Name those methods that return in a twin what they gave in the student.
+
+        They are random choices, of which the twin has to score the same.
+        """
+        return ()
+
+    def record(
+        self,
+        model: BaseModel,
+        source: Optional[str] = None,
+        preact: bool = False,
+        follow: Optional[Pass] = None,
+    ) -> Recorder:
+        """Return a recorder of a model's outputs, and of its features ('feats').
 
         Args:
-            student: The model.
-            source: 'backbone' or 'neck'.
-            preact: Record also the features before their ReLU ('preacts').
+            model: A student, a twin or a teacher.
+            source: 'backbone' or 'neck', whose maps are recorded; none by default.
+            preact: Record also the maps before their ReLU ('preacts').
+            follow: The student's pass whose random choices are taken over.
         """
-        feats = (self.source_module(student, source), 'forward')
-        recorder = PreactRecorder if preact else Recorder
-        return recorder({'feats': feats, **self.output_targets(student)})
+        targets = self.output_targets(model)
+        if source is not None:
+            targets = {'feats': (self.source_module(model, source), 'forward')}
+            targets.update(self.output_targets(model))
+        values = {}
+        if follow is not None:
+            names = self.replayed_targets(model)
+            values = {name: follow.outputs[name] for name in names}
+        recorder = PreactRecorder if preact else Replayer
+        return recorder(targets, values)
 
-    def record_twin(self, twin: BaseModel, student_outputs: Recorder) -> Recorder:
-        """Return a recorder of the twin's outputs.
+    def run(
+        self,
+        model: BaseModel,
+        loss: LossFunction,
+        inputs: Any,
+        data_samples: Sequence[Any],
+        source: Optional[str] = None,
+        preact: bool = False,
+        follow: Optional[Pass] = None,
+    ) -> Pass:
+        """Run a model once and keep all that is compared.
 
         Args:
-            twin: The self-teacher's twin.
-            student_outputs: What the student's pass left, for twins that have
-                to follow the student's random choices.
+            model: A student, a twin or a teacher.
+            loss: What runs it, the host library's own loss of the model.
+            inputs: What the loss is given: images, or feature maps of a twin.
+            data_samples: The N annotations.
+            source: 'backbone' or 'neck', whose maps are kept; none by default.
+            preact: Keep also the maps before their ReLU.
+            follow: The student's pass, for a model that has to follow its random
+                choices, such as sampled proposals.
         """
-        return Recorder(self.output_targets(twin))
+        with self.record(model, source, preact, follow) as record:
+            losses = loss(inputs, self.copies(data_samples))
+        outputs = record.outputs
+        return Pass(
+            model,
+            losses,
+            outputs,
+            feats=as_levels(record.last('feats')) if source is not None else (),
+            preacts=as_levels(record.last('preacts')) if preact else (),
+        )
 
     @abstractmethod
-    def soft_label_loss(
+    def soft_labels(
+        self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
+    ) -> List[SoftLabels]:
+        """Return what soft labels compare: one entry a head.
+
+        Args:
+            student: The student's pass.
+            teacher: The pass of its twin or teacher on the same images.
+            data_samples: Their N annotations.
+
+        Raises:
+            TypeError: If the outputs of a head cannot be compared.
+        """
+
+    def position_weights(
         self,
-        loss: nn.Module,
-        student: BaseModel,
-        student_outputs: Recorder,
-        teacher_outputs: Recorder,
+        foreground: Optional[str],
+        feats: Sequence[Tensor],
+        teacher: Pass,
         data_samples: Sequence[Any],
-    ) -> Tensor:
-        """Apply ``loss`` to the recorded outputs of student and twin."""
+    ) -> Optional[List[Tensor]]:
+        """Return weights of the maps' positions, for feature losses.
+
+        Args:
+            foreground: The kind of weights that a ``FeatureLoss`` asks for.
+            feats: The maps, per level (N, C, H, W).
+            teacher: The teacher's pass.
+            data_samples: The N annotations.
+
+        Returns:
+            list[Tensor], optional: Per level (N, H, W); None for all 1.
+
+        Raises:
+            ValueError: If there are none of this kind.
+        """
+        if foreground is not None:
+            raise ValueError(
+                f'foreground={foreground!r} weighs positions of detectors. Remove it '
+                'from the feature_loss of the distiller.'
+            )
+        return None
 
     def predict(
         self,
@@ -181,32 +262,23 @@ class Task(ABC):
         data_samples: Sequence[Any],
     ) -> Any:
         """Predict with the self-teacher, in the host library's form."""
-        with self.record(student, source) as student_outputs:
-            student.extract_feat(inputs)
-        return self_teacher.predict(
-            as_levels(student_outputs.last('feats')), data_samples
-        )
+        feats = self.extract_feats(student, source, inputs)
+        return self_teacher.predict(feats, data_samples)
 
-    def apply_feature_loss(
-        self,
-        loss: nn.Module,
-        student_feats: Sequence[Tensor],
-        teacher_feats: Sequence[Tensor],
-        teacher_outputs: Recorder,
-        data_samples: Sequence[Any],
-    ) -> Tensor:
-        """Apply ``loss`` to the student's and the refined maps."""
-        return loss(student_feats, teacher_feats)
+    def extract_feats(
+        self, student: BaseModel, source: str, inputs: Tensor
+    ) -> Tuple[Tensor, ...]:
+        """Return the source's maps of images, per level (N, C, H, W)."""
+        with self.record(student, source) as record:
+            student.extract_feat(inputs)
+        return as_levels(record.last('feats'))
 
     def copies(self, data_samples: Sequence[Any]) -> Sequence[Any]:
         """Return annotations that a model's loss may write into."""
         return data_samples
 
     def metrics(
-        self,
-        student_outputs: Recorder,
-        teacher_outputs: Recorder,
-        data_samples: Sequence[Any],
+        self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Return values to log; their names must not contain 'loss'."""
         return {}

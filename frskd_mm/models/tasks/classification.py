@@ -1,15 +1,17 @@
 """Classification: the models of mmpretrain."""
 
 from copy import deepcopy
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, List, Sequence
 
 import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 
-from frskd_mm.utils.recorder import Recorder, Target
+from frskd_mm.models.losses.soft_labels import SoftLabels
+from frskd_mm.models.passes import Pass
+from frskd_mm.utils.recorder import Target
 
 from .base import Task, rewire, sample_name
 
@@ -57,40 +59,40 @@ class ClassificationTask(Task):
         rewire(reader, in_channels, out_channels)
         return cfg
 
+    def levels_read(
+        self, student_cfg: ConfigDict, source: str, num_levels: int
+    ) -> List[int]:
+        """Return the last level, unless a neck reads others besides."""
+        neck = student_cfg.get('neck') if source == 'backbone' else None
+        if neck is None or neck.get('type') == 'GlobalAveragePooling':
+            return [num_levels - 1]
+        return list(range(num_levels))
+
     def output_targets(self, model: BaseModel) -> Dict[str, Target]:
         """Soft labels compare the head's logits (N, C)."""
         return {'logits': (model.head, 'forward')}
 
-    def soft_label_loss(
-        self,
-        loss: nn.Module,
-        student: BaseModel,
-        student_outputs: Recorder,
-        teacher_outputs: Recorder,
-        data_samples: Sequence[Any],
-    ) -> Tensor:
-        """Compare the logits of the two heads."""
-        return loss(student_outputs.last('logits'), teacher_outputs.last('logits'))
+    def soft_labels(
+        self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
+    ) -> List[SoftLabels]:
+        """Compare the logits (N, C) of the two heads."""
+        return [SoftLabels(student.logits, teacher.logits)]
 
     def metrics(
-        self,
-        student_outputs: Recorder,
-        teacher_outputs: Recorder,
-        data_samples: Sequence[Any],
+        self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Top-1 accuracy (%) on the training batch; a mix has its main label.
 
         The names are the same for every batch: processes that mix by chance must
         log the same values to average them.
         """
-        num_classes = student_outputs.last('logits').shape[1]
+        num_classes = student.logits.shape[1]
         labels = target_scores(data_samples, num_classes).argmax(dim=1)
         return {
-            f'{name}.acc': 100.0
-            * (outputs.last('logits').argmax(dim=1) == labels).float().mean()
-            for name, outputs in (
-                ('student', student_outputs),
-                ('self_teacher', teacher_outputs),
+            f'{name}.acc': 100.0 * (logits.argmax(dim=1) == labels).float().mean()
+            for name, logits in (
+                ('student', student.logits),
+                ('self_teacher', teacher.logits),
             )
         }
 

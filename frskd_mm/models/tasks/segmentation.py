@@ -1,18 +1,18 @@
 """Semantic segmentation: the models of mmsegmentation."""
 
 from copy import deepcopy
-from functools import partial
 from typing import Any, Dict, List, Sequence
 
 import torch
-import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
-from frskd_mm.utils.recorder import Recorder, Target, shadow, unshadow
+from frskd_mm.models.losses.soft_labels import SoftLabels
+from frskd_mm.models.passes import Pass
+from frskd_mm.utils.recorder import Target, shadow, unshadow
 
-from .base import Task, as_levels, rewire, sample_name
+from .base import Task, rewire, sample_name
 
 
 class SegmentationTask(Task):
@@ -58,56 +58,47 @@ class SegmentationTask(Task):
                 head.c1_in_channels = out_channels[0]
         return cfg
 
-    def coarsest_read(
+    def levels_read(
         self, student_cfg: ConfigDict, source: str, num_levels: int
-    ) -> int:
-        """Return the last level that a decode head reads; all with a neck."""
+    ) -> List[int]:
+        """Return the levels that the decode heads read; all with a neck."""
         if source == 'backbone' and student_cfg.get('neck') is not None:
-            return num_levels - 1
+            return list(range(num_levels))
         indices: List[int] = []
         for head in _head_cfgs(student_cfg):
             index = head.get('in_index', -1)
             indices += [index] if isinstance(index, int) else index
-        return max(index % num_levels for index in indices)
+            # DeepLabV3+ reads the finest level besides.
+            indices += [0] if head.get('c1_in_channels') else []
+        return sorted({index % num_levels for index in indices})
 
     def output_targets(self, model: BaseModel) -> Dict[str, Target]:
         """Soft labels compare logits (N, C, H, W) of one decode head."""
         return {'logits': (_compared_head(model), 'forward')}
 
-    def soft_label_loss(
-        self,
-        loss: nn.Module,
-        student: BaseModel,
-        student_outputs: Recorder,
-        teacher_outputs: Recorder,
-        data_samples: Sequence[Any],
-    ) -> Tensor:
-        """Compare the logits pixel by pixel, without the ignored pixels.
+    def soft_labels(
+        self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
+    ) -> List[SoftLabels]:
+        """Compare the logits pixel by pixel.
 
-        The labels are resized (nearest) to the logits. Heads that return
-        several logit maps in training are compared map by map and averaged.
+        Heads that return several logit maps in training are compared map by map
+        and averaged.
         """
-        head = _compared_head(student)
-        labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples])
-        terms = []
-        for student_logits, teacher_logits in zip(
-            _logit_maps(head, student_outputs.last('logits')),
-            _logit_maps(head, teacher_outputs.last('logits')),
-        ):
-            if getattr(loss, 'upsample', False):
-                resize = partial(
-                    F.interpolate,
-                    size=labels.shape[2:],
-                    mode='bilinear',
-                    align_corners=head.align_corners,
-                )
-                student_logits = resize(student_logits)
-                teacher_logits = resize(teacher_logits)
-            mask = None
-            if getattr(loss, 'mask_ignored', True):
-                mask = _valid_pixels(labels, student_logits, head.ignore_index)
-            terms.append(loss(student_logits, teacher_logits, mask=mask))
-        return sum(terms) / len(terms)
+        head = _compared_head(student.model)
+        labels = torch.stack([sample.gt_sem_seg.data[0] for sample in data_samples])
+        maps = list(
+            zip(_logit_maps(head, student.logits), _logit_maps(head, teacher.logits))
+        )
+        return [
+            SoftLabels(
+                *pair,
+                labels=labels,
+                ignore_index=head.ignore_index,
+                align_corners=head.align_corners,
+                share=1.0 / len(maps),
+            )
+            for pair in maps
+        ]
 
     def predict(
         self,
@@ -124,9 +115,7 @@ class SegmentationTask(Task):
         """
 
         def encode_decode(window: Tensor, batch_img_metas: List[dict]) -> Tensor:
-            with self.record(student, source) as student_outputs:
-                student.extract_feat(window)
-            feats = as_levels(student_outputs.last('feats'))
+            feats = self.extract_feats(student, source, window)
             refined = self_teacher.refine(feats, detach=True)
             return self_teacher.twin.encode_decode(refined, batch_img_metas)
 
@@ -200,12 +189,3 @@ def _logit_maps(head: BaseModule, output: Any) -> List[Tensor]:
         # A sigmoid z is the softmax of (0, z).
         maps = [torch.cat([torch.zeros_like(out), out], dim=1) for out in maps]
     return maps
-
-
-def _valid_pixels(labels: Tensor, logits: Tensor, ignore_index: Any) -> Tensor:
-    """Return which positions (N, H, W) of the logits have a label."""
-    # Labels up to 255 are exact in fp32; integers cannot be interpolated.
-    labels = F.interpolate(labels.float(), size=logits.shape[2:], mode='nearest-exact')
-    if ignore_index is None:
-        return torch.ones_like(labels[:, 0], dtype=torch.bool)
-    return labels[:, 0] != ignore_index

@@ -1,0 +1,72 @@
+"""What every reader of detector heads shares."""
+
+from abc import ABC, abstractmethod
+from typing import Any, Dict, List, Sequence
+
+from mmengine.model import BaseModel
+
+from frskd_mm.models.losses.soft_labels import SoftLabels
+from frskd_mm.models.passes import Pass
+from frskd_mm.registry import HEAD_READERS
+from frskd_mm.utils.recorder import Target
+
+PLAIN_TERMS = (
+    'Set loss_weight=0 in the soft_label of the distiller to distil its features alone.'
+)
+
+
+class HeadReader(ABC):
+    """Reads one head of a detector: what is recorded, and how it is compared.
+
+    A kind of head is one subclass, registered in ``HEAD_READERS``, also from
+    outside of this package. It finds its heads by ``isinstance``. Of two readers
+    that find one head, under one ``name``, the one registered later reads it.
+
+    Student and twin are of one structure, so one reader serves both.
+
+    Args:
+        name (str): The head's name: 'dense', 'rpn', 'roi0', 'mask0', 'queries';
+            also that of the record of its ``forward``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @classmethod
+    @abstractmethod
+    def find(cls, detector: BaseModel) -> List['HeadReader']:
+        """Return a reader for every head of this kind; none is usual."""
+
+    @abstractmethod
+    def targets(self, detector: BaseModel) -> Dict[str, Target]:
+        """Return the methods whose outputs :meth:`soft_labels` needs, by name."""
+
+    def replayed(self) -> Sequence[str]:
+        """Name those of the methods that the twin does not run.
+
+        They give there, call by call, what they gave in the student.
+        """
+        return ()
+
+    @abstractmethod
+    def soft_labels(
+        self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
+    ) -> SoftLabels:
+        """Return what the head says in two passes about the same places.
+
+        Args:
+            student: The student's pass.
+            teacher: That of its twin or teacher on the same images.
+            data_samples: Their N annotations.
+
+        Raises:
+            TypeError: If the outputs cannot be compared.
+        """
+
+
+def find_readers(detector: BaseModel) -> List[HeadReader]:
+    """Return a reader for every head of a detector that can be compared."""
+    readers: Dict[str, HeadReader] = {}
+    for kind in HEAD_READERS.module_dict.values():
+        readers.update({reader.name: reader for reader in kind.find(detector)})
+    return list(readers.values())
