@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple, cast
 
 import torch
 from mmengine.model import BaseModule
@@ -92,8 +92,10 @@ class EfficientNetLite(BaseModule):
         from timm import create_model
 
         self.arch, self.out_indices, self.pretrained = arch, indices, pretrained
-        self.timm_model: Any = create_model(
-            f'tf_efficientnet_{arch}', features_only=True, out_indices=indices
+        name = f'tf_efficientnet_{arch}'
+        # Its parts are those of timm, of which the type of modules says nothing.
+        self.timm_model = cast(
+            Any, create_model(name, features_only=True, out_indices=indices)
         )
         self.blocks_per_stage = [len(stage) for stage in self.timm_model.blocks]
         # Stages are counted from 1; the first is the one after the stem.
