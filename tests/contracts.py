@@ -34,12 +34,15 @@ class Contract:
         component: The class under test.
         cases: Name -> case. Values are compared in all of them.
         main: Names of the cases in which everything else is shown.
+        gradcheck: Names of those without gradients that are stopped on the
+            student's side, where ``main`` has such.
         wrong_settings: Settings and the message that refuses them.
     """
 
     component: type
     cases: Dict[str, Case]
     main: Sequence[str]
+    gradcheck: Sequence[str] = ()
     wrong_settings: Sequence[Tuple[Dict[str, Any], str]] = ()
 
     def pytest_generate_tests(self, metafunc):
@@ -47,9 +50,13 @@ class Contract:
         cls, given = metafunc.cls, metafunc.fixturenames
         if 'case' in given:
             metafunc.parametrize('case', cls.cases.values(), ids=cls.cases)
-        if 'main_case' in given:
-            named = [cls.cases[name] for name in cls.main]
-            metafunc.parametrize('main_case', named, ids=cls.main)
+        for fixture, names in (
+            ('main_case', cls.main),
+            ('gradcheck_case', cls.gradcheck or cls.main),
+        ):
+            if fixture in given:
+                named = [cls.cases[name] for name in names]
+                metafunc.parametrize(fixture, named, ids=names)
         for name in ('wrong_settings', 'wrong_inputs'):
             if name in given:
                 metafunc.parametrize(
@@ -131,10 +138,12 @@ class LossContract(Contract):
             ``spoil``, and the message that refuses them.
         half_tolerance: How far, relatively, rounding all inputs to bf16 may move
             the value in ``main``. The computation itself is in fp32.
+        weights: Names of the factors that the value grows with.
     """
 
     wrong_inputs: Sequence[Tuple[str, str]] = ()
     half_tolerance = 0.05
+    weights: Sequence[str] = ('loss_weight',)
 
     def build(self, case: Case, device: Any = 'cpu', dtype: Any = None) -> nn.Module:
         loss = self.component(**case.settings)
@@ -180,7 +189,8 @@ class LossContract(Contract):
     def test_the_value_is_a_scalar_times_its_weight(self, main_case, device, dtype):
         loss, pair = self.build(main_case, device, dtype), self.pair(main_case, device)
         value = self.call(loss, pair.to(dtype))
-        loss.loss_weight = 2.5 * loss.loss_weight
+        for name in self.weights:
+            setattr(loss, name, 2.5 * getattr(loss, name))
         assert value.shape == ()
         assert value.dtype == dtype
         assert value.device.type == device.type
@@ -194,9 +204,9 @@ class LossContract(Contract):
         for name, tensor in {**pair.student, **dict(loss.named_parameters())}.items():
             assert tensor.grad.abs().sum() > 0, name
 
-    def test_gradcheck(self, main_case, device):
-        loss = self.build(main_case, device, torch.float64)
-        pair = self.pair(main_case, device)
+    def test_gradcheck(self, gradcheck_case, device):
+        loss = self.build(gradcheck_case, device, torch.float64)
+        pair = self.pair(gradcheck_case, device)
         parameters = dict(loss.named_parameters())
 
         def function(*tensors: Tensor) -> Tensor:
@@ -231,9 +241,10 @@ class LossContract(Contract):
             value, self.call(loss, exact), rtol=self.half_tolerance, atol=0
         )
 
-    def test_compiled_it_is_one_graph_with_the_same_value(self, main_case, device):
-        loss = self.build(main_case, device, torch.float32)
-        pair = self.pair(main_case, device).to(torch.float32)
+    def test_compiled_it_is_one_graph_with_the_same_value(self, device):
+        case = self.cases[self.main[0]]
+        loss = self.build(case, device, torch.float32)
+        pair = self.pair(case, device).to(torch.float32)
         expected = self.call(loss, pair)
         torch._dynamo.reset()
         called = torch.compile(
@@ -278,6 +289,7 @@ class FeatureLossContract(LossContract):
 
     #: Whether the maps are post-ReLU.
     activated = True
+    wrong_settings = [(dict(foreground='masks'), "one of .*'confidence', 'boxes'")]
     wrong_inputs = [
         ('fewer levels', 'gave 2 feature maps and the self-teacher 1'),
         ('another width', r'Level 1: student map \(.*\) and .* differ in N, H or W'),

@@ -8,6 +8,7 @@ from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.precision import at_least_fp32
 
 from .feature_loss import FeatureLoss
 from .fitnet_loss import ADAPTER_INIT, adapter
@@ -26,8 +27,8 @@ def margin_of_norm(norm: Any) -> Tensor:
     Returns:
         Tensor: (C, ).
     """
-    std = norm.weight.detach().float().abs().clamp(min=1e-12)
-    mean = norm.bias.detach().float()
+    std = at_least_fp32(norm.weight.detach()).abs().clamp(min=1e-12)
+    mean = at_least_fp32(norm.bias.detach())
     negative = 0.5 * (1 + torch.erf(-mean / std / math.sqrt(2)))
     density = torch.exp(-0.5 * (mean / std).square()) / math.sqrt(2 * math.pi)
     expected = mean - std * density / negative.clamp(min=1e-12)

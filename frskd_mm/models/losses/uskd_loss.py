@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import FRACTION, NOT_NEGATIVE, check_arguments
-from frskd_mm.utils.precision import full_precision
+from frskd_mm.utils.precision import at_least_fp32, full_precision
 
 #: Keeps the division by the non-target probability finite, as in the source.
 EPSILON = 1e-6
@@ -91,7 +91,8 @@ class USKDLoss(nn.Module):
             ``alpha``, ``beta`` and ``mu``.
         """
         with full_precision(logits):
-            logits, weak_logits = logits.float(), weak_logits.float()
+            logits, weak_logits = at_least_fp32(logits), at_least_fp32(weak_logits)
+            scores = scores.to(logits.dtype)
             shares, targets = scores.topk(2 if mixed else 1, dim=1)
             log_student = F.log_softmax(logits, dim=1)
             log_weak = F.log_softmax(weak_logits, dim=1)
@@ -126,7 +127,7 @@ class USKDLoss(nn.Module):
     def _non_target_loss(logits: Tensor, order: Tensor, targets: Tensor) -> Tensor:
         is_target = torch.zeros_like(order, dtype=torch.bool).scatter(1, targets, True)
         rank = 1 + order.argsort(dim=1, descending=True).argsort(dim=1)
-        share = (1.0 / rank).masked_fill(is_target, 0.0)
+        share = (1.0 / rank.to(order.dtype)).masked_fill(is_target, 0.0)
         share = share / share.sum(dim=1, keepdim=True)
         others = logits.masked_fill(is_target, float('-inf'))
         log_student = F.log_softmax(others, dim=1).masked_fill(is_target, 0.0)

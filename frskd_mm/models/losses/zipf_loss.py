@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments
-from frskd_mm.utils.precision import full_precision
+from frskd_mm.utils.precision import at_least_fp32, full_precision
 
 
 def vote_ranks(votes: Tensor, num_classes: int) -> Tensor:
@@ -72,11 +72,13 @@ class ZipfLoss(nn.Module):
         """
         with full_precision(logits):
             is_label = F.one_hot(labels, logits.shape[1]).bool()
-            share = vote_ranks(votes, logits.shape[1]).pow(-self.power)
+            logits = at_least_fp32(logits)
+            ranks = vote_ranks(votes, logits.shape[1]).to(logits.dtype)
+            share = ranks.pow(-self.power)
             share = share.masked_fill(is_label, 0.0)
             share = share / share.sum(dim=1, keepdim=True)
             others = logits.masked_fill(is_label, float('-inf'))
-            log_student = F.log_softmax(others.float(), dim=1)
+            log_student = F.log_softmax(others, dim=1)
             log_student = log_student.masked_fill(is_label, 0.0)  # not 0 * -inf
             divergence = torch.xlogy(share, share) - share * log_student
             return self.loss_weight * divergence.sum(dim=1).mean()

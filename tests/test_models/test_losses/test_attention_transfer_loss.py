@@ -1,11 +1,13 @@
 """The attention-transfer loss against its equation, and its limits."""
 
+from itertools import product
+
 import pytest
 import reference
 import torch
+from contracts import Case, FeatureLossContract
 
 from frskd_mm.models.losses import AttentionTransferLoss
-from frskd_mm.registry import MODELS
 
 REDUCTIONS = ('mean', 'sum', 'norm')
 # Name -> per level (N, C_s, C_t, H, W).
@@ -17,30 +19,44 @@ LEVELS = {
 }
 
 
+class TestAttentionTransferLoss(FeatureLossContract):
+    component = AttentionTransferLoss
+    cases = {
+        f'{levels}-{reduction}': Case(
+            dict(loss_weight=50.0, reduction=reduction), LEVELS[levels]
+        )
+        for levels, reduction in product(LEVELS, REDUCTIONS)
+    }
+    main = [f'cifar-{reduction}' for reduction in REDUCTIONS]
+    wrong_settings = [
+        *FeatureLossContract.wrong_settings,
+        (
+            dict(reduction='batchmean'),
+            r"one of \('mean', 'sum', 'norm'\), got 'batchmean'",
+        ),
+    ]
+
+    def expected(self, loss, pair):
+        feats = list(pair.student.values()), list(pair.teacher.values())
+        return loss.loss_weight * reference.attention_transfer(*feats, loss.reduction)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_squares_that_overflow_fp16(dtype):
+    student = (400 * torch.rand(2, 4, 5, 5)).to(dtype).requires_grad_()
+    teacher = (400 * torch.rand(2, 8, 5, 5)).to(dtype)
+    loss = AttentionTransferLoss()([student], [teacher])
+    loss.backward()
+    torch.testing.assert_close(
+        loss, AttentionTransferLoss()([student.float()], [teacher.float()])
+    )
+    assert torch.isfinite(student.grad).all()
+
+
 def feats_of(levels):
     student = [torch.randn(n, c, h, w).relu() for n, c, _, h, w in levels]
     teacher = [torch.randn(n, c, h, w).relu() for n, _, c, h, w in levels]
     return [f.requires_grad_() for f in student], [t.requires_grad_() for t in teacher]
-
-
-@pytest.mark.parametrize('reduction', REDUCTIONS)
-@pytest.mark.parametrize('levels', LEVELS)
-def test_equals_the_equation(levels, reduction):
-    student, teacher = feats_of(LEVELS[levels])
-    value = AttentionTransferLoss(loss_weight=50.0, reduction=reduction)(
-        student, teacher
-    )
-    expected = 50.0 * reference.attention_transfer(
-        [f.double() for f in student], [t.double() for t in teacher], reduction
-    )
-    assert value.item() > 0
-    torch.testing.assert_close(value, expected.float(), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(
-        torch.autograd.grad(value, student),
-        torch.autograd.grad(expected, student),
-        rtol=1e-3,
-        atol=1e-6,
-    )
 
 
 def test_sum_is_mean_times_the_size():
@@ -70,13 +86,6 @@ def test_default_is_the_authors_mean_and_weight():
         AttentionTransferLoss()(student, teacher),
         100 * reference.attention_transfer(student, teacher, 'mean'),
     )
-
-
-def test_teacher_gets_no_gradient():
-    student, teacher = feats_of(LEVELS['cifar'])
-    AttentionTransferLoss()(student, teacher).backward()
-    assert all(t.grad is None for t in teacher)
-    assert all(f.grad.abs().sum() > 0 for f in student)
 
 
 @pytest.mark.parametrize('reduction', REDUCTIONS)
@@ -116,36 +125,3 @@ def test_one_dead_sample_leaves_the_others_alone(reduction):
     AttentionTransferLoss(reduction=reduction)([alone], [teacher[0][1:]]).backward()
     assert torch.isfinite(student[0].grad).all()
     torch.testing.assert_close(student[0].grad[1:], alone.grad / 2)
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_fp32(dtype):
-    """Squares of 400 overflow fp16."""
-    student = (400 * torch.rand(2, 4, 5, 5)).to(dtype).requires_grad_()
-    teacher = (400 * torch.rand(2, 8, 5, 5)).to(dtype)
-    expected = AttentionTransferLoss()([student.float()], [teacher.float()])
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        loss = AttentionTransferLoss()([student], [teacher])
-    loss.backward()
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, expected, rtol=0, atol=0)
-    assert torch.isfinite(student.grad).all()
-
-
-def test_wrong_inputs_are_named():
-    with pytest.raises(
-        ValueError, match=r"one of \('mean', 'sum', 'norm'\), got 'batchmean'"
-    ):
-        AttentionTransferLoss(reduction='batchmean')
-    loss, feat = AttentionTransferLoss(), torch.ones(2, 4, 8, 8)
-    with pytest.raises(ValueError, match='gave 2 feature maps and the self-teacher 1'):
-        loss([feat, feat], [feat])
-    with pytest.raises(ValueError, match=r'Level 1: student map \(2, 4, 8, 8\) and'):
-        loss([feat, feat], [feat, torch.ones(2, 4, 8, 4)])
-    with pytest.raises(ValueError, match='Level 0: .* differ in N, H or W'):
-        loss([feat], [feat[:1]])
-
-
-def test_is_registered():
-    built = MODELS.build(dict(type='AttentionTransferLoss'))
-    assert isinstance(built, AttentionTransferLoss)

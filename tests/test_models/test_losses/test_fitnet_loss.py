@@ -3,6 +3,7 @@
 import pytest
 import reference
 import torch
+from contracts import Case, FeatureLossContract
 
 from frskd_mm.models.losses import FitNetLoss
 
@@ -10,65 +11,48 @@ from frskd_mm.models.losses import FitNetLoss
 LEVELS = [(3, 4, 8, 6, 5), (3, 6, 2, 3, 3)]
 
 
-def feats_of(levels=LEVELS):
-    student = [torch.randn(n, c, h, w).relu() for n, c, _, h, w in levels]
-    teacher = [torch.randn(n, d, h, w).relu() for n, _, d, h, w in levels]
-    return [f.requires_grad_() for f in student], [t.requires_grad_() for t in teacher]
-
-
-def build(**kwargs):
+def build(levels=LEVELS, **kwargs):
     loss = FitNetLoss(
-        [c for _, c, *_ in LEVELS], [d for *_, d, _, _ in LEVELS], **kwargs
+        [c for _, c, *_ in levels], [d for *_, d, _, _ in levels], **kwargs
     )
     loss.init_weights()
     return loss
 
 
-def plain(loss, student, teacher):
+class TestFitNetLoss(FeatureLossContract):
     """The mean over N, d, H, W of (r(F) - T)^2, summed over levels."""
-    total = 0
-    for adapter, f, t in zip(loss.adapters, student, teacher):
-        adapted = reference.conv1x1(f, adapter[0].weight)
-        norm = adapter[1]
-        adapted = reference.relu(
-            reference.batch_norm(
-                adapted,
-                reference.Norm(
-                    norm.weight, norm.bias, norm.running_mean, norm.running_var
-                ),
-                training=True,
+
+    component = FitNetLoss
+    cases = {
+        'two-levels': Case(dict(loss_weight=7.0), LEVELS),
+        'one-pixel': Case(dict(), [(8, 3, 2, 1, 1)]),
+    }
+    main = ['two-levels']
+
+    def build(self, case, device='cpu', dtype=None):
+        return build(case.data, **case.settings).to(device, dtype)
+
+    def expected(self, loss, pair):
+        total = 0
+        for adapter, f, t in zip(
+            loss.adapters, pair.student.values(), pair.teacher.values()
+        ):
+            norm = adapter[1]
+            adapted = reference.relu(
+                reference.batch_norm(
+                    reference.conv1x1(f, adapter[0].weight),
+                    reference.Norm(
+                        norm.weight, norm.bias, norm.running_mean, norm.running_var
+                    ),
+                    training=True,
+                )
             )
-        )
-        total = total + ((adapted - t.detach()) ** 2).sum() / t.numel()
-    return total
-
-
-def test_equals_the_equation():
-    student, teacher = feats_of()
-    loss = build(loss_weight=7.0)
-    value, expected = loss(student, teacher), 7.0 * plain(loss, student, teacher)
-    assert value.item() > 0
-    torch.testing.assert_close(value, expected)
-    wanted = [*student, *loss.parameters()]
-    torch.testing.assert_close(
-        torch.autograd.grad(value, wanted),
-        torch.autograd.grad(expected, wanted),
-        rtol=1e-3,
-        atol=1e-5,
-    )
-
-
-def test_trains_student_and_adapters_but_not_the_teacher():
-    student, teacher = feats_of()
-    loss = build()
-    loss(student, teacher).backward()
-    assert all(feat.grad.abs().sum() > 0 for feat in student)
-    assert all(param.grad is not None for param in loss.parameters())
-    assert all(feat.grad is None for feat in teacher)
+            total = total + ((adapted - t.detach()) ** 2).sum() / t.numel()
+        return loss.loss_weight * total
 
 
 def test_zero_where_the_adapted_maps_are_equal():
-    student, _ = feats_of()
+    student = [torch.randn(n, c, h, w).relu() for n, c, _, h, w in LEVELS]
     loss = build()
     teacher = [adapt(feat) for adapt, feat in zip(loss.adapters, student)]
     assert loss(student, teacher).item() == 0
@@ -79,19 +63,3 @@ def test_adapters_get_he_initialisation():
     loss.init_weights()
     std = loss.adapters[0][0].weight.std().item()
     assert std == pytest.approx((2 / 512) ** 0.5, rel=0.05)
-
-
-def test_half_precision_maps_are_compared_in_fp32():
-    student, teacher = feats_of()
-    loss = build()
-    expected = loss([f.half() for f in student], [t.half() for t in teacher])
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        value = loss([f.half() for f in student], [t.half() for t in teacher])
-    assert value.dtype == torch.float32
-    torch.testing.assert_close(value, expected)
-
-
-def test_levels_must_pair_up():
-    student, teacher = feats_of()
-    with pytest.raises(ValueError, match='2 feature maps and the self-teacher 1'):
-        build()(student, teacher[:1])

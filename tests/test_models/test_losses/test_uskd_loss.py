@@ -1,9 +1,10 @@
 """USKD against a plain version of the source, and its limits."""
 
 import math
+from itertools import product
 
-import pytest
 import torch
+from contracts import Case, LossContract, Pair
 from torch.nn import functional as F
 
 from frskd_mm.models.losses import USKDLoss
@@ -57,28 +58,49 @@ def targets_of(num, classes, mixed):
     return share * first + (1 - share) * second
 
 
-@pytest.mark.parametrize('mixed', [False, True], ids=['labels', 'mixed labels'])
-@pytest.mark.parametrize(('num', 'classes'), [(1, 3), (4, 10), (6, 100)])
-def test_equals_a_plain_version(num, classes, mixed):
-    logits = (2 * torch.randn(num, classes)).requires_grad_()
-    weak_logits = (2 * torch.randn(num, classes)).requires_grad_()
-    scores = targets_of(num, classes, mixed)
-    weights = (0.3, 0.7, 1.5)
-    loss = USKDLoss(alpha=weights[0], beta=weights[1], mu=weights[2])
-    terms = loss(logits, weak_logits, scores, mixed=mixed)
-    expected = reference(logits.double(), weak_logits.double(), scores, mixed)
-    for weight, term, wanted in zip(weights, terms, expected):
-        torch.testing.assert_close(
-            term, (weight * wanted).float(), rtol=1e-4, atol=1e-6
-        )
-    variables = [logits, weak_logits]
-    total = sum(weight * wanted for weight, wanted in zip(weights, expected))
-    torch.testing.assert_close(
-        torch.autograd.grad(sum(terms), variables),
-        torch.autograd.grad(total, variables),
-        rtol=1e-4,
-        atol=1e-6,
-    )
+class TestUSKDLoss(LossContract):
+    """The data of a case: images, classes and whether labels are mixed."""
+
+    component = USKDLoss
+    cases = {
+        **{
+            f'{num}-{classes}-{"mixed" if mixed else "labels"}': Case(
+                dict(alpha=0.3, beta=0.7, mu=1.5), (num, classes, mixed)
+            )
+            for (num, classes), mixed in product(
+                [(1, 3), (4, 10), (6, 100)], [False, True]
+            )
+        },
+        # The factor of the target's term is detached.
+        'without-target': Case(dict(alpha=0.0, beta=0.7, mu=1.5), (4, 10, False)),
+    }
+    main = ['4-10-mixed']
+    gradcheck = ['without-target']
+    weights = ('alpha', 'beta', 'mu')
+    wrong_settings = [
+        (dict(alpha=-1.0), 'alpha of USKDLoss must be'),
+        (dict(smoothing=1.5), 'smoothing of USKDLoss must'),
+    ]
+    test_what_cannot_be_compared_is_named = None
+
+    def pair(self, case, device='cpu'):
+        num, classes, mixed = case.data
+        student = {
+            name: (2 * torch.randn(num, classes, dtype=torch.float64))
+            .to(device)
+            .requires_grad_()
+            for name in ('logits', 'weak_logits')
+        }
+        scores = targets_of(num, classes, mixed).to(device)
+        return Pair(student, {}, dict(scores=scores, mixed=mixed))
+
+    def call(self, loss, pair):
+        return sum(loss(**pair.student, **pair.options))
+
+    def expected(self, loss, pair):
+        terms = reference(**pair.student, **pair.options)
+        weights = (loss.alpha, loss.beta, loss.mu)
+        return sum(weight * term for weight, term in zip(weights, terms))
 
 
 def test_each_term_trains_its_own_logits():

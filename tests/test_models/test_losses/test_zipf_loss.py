@@ -1,7 +1,9 @@
 """Zipf's label smoothing against a plain version of the source, and its limits."""
 
-import pytest
+from itertools import product
+
 import torch
+from contracts import Case, LossContract, Pair
 
 from frskd_mm.models.losses import ZipfLoss
 from frskd_mm.models.losses.zipf_loss import vote_ranks
@@ -23,23 +25,47 @@ def reference(logits, votes, labels, power):
     return total / len(logits)
 
 
-@pytest.mark.parametrize('power', [0.0, 1.0, 2.5])
-@pytest.mark.parametrize(
-    ('num', 'classes', 'positions'), [(1, 2, 1), (4, 10, 16), (3, 100, 4), (5, 7, 49)]
-)
-def test_equals_a_plain_version(num, classes, positions, power):
-    logits = (3 * torch.randn(num, classes)).requires_grad_()
-    votes = torch.randint(0, classes, (num, positions))
-    labels = torch.randint(0, classes, (num,))
-    value = ZipfLoss(power=power, loss_weight=0.7)(logits, votes, labels)
-    expected = 0.7 * reference(logits.double(), votes, labels, power)
-    torch.testing.assert_close(value, expected.float(), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(
-        torch.autograd.grad(value, logits),
-        torch.autograd.grad(expected, logits),
-        rtol=1e-4,
-        atol=1e-6,
-    )
+class TestZipfLoss(LossContract):
+    """The data of a case: images, classes and votes."""
+
+    component = ZipfLoss
+    cases = {
+        f'{sizes}-{power}': Case(dict(power=power, loss_weight=0.7), sizes)
+        for sizes, power in product(
+            [(1, 2, 1), (4, 10, 16), (3, 100, 4), (5, 7, 49)], [0.0, 1.0, 2.5]
+        )
+        if sizes[1] > 2  # of two classes one is the label, and nothing is left
+    }
+    main = ['(4, 10, 16)-1.0', '(5, 7, 49)-2.5']
+    wrong_settings = [
+        (dict(power=-1.0), 'power of ZipfLoss must be'),
+        (dict(loss_weight=-1.0), 'loss_weight of ZipfLoss must be'),
+    ]
+    test_what_cannot_be_compared_is_named = None
+
+    def pair(self, case, device='cpu'):
+        num, classes, positions = case.data
+        logits = 3 * torch.randn(num, classes, dtype=torch.float64)
+        given = dict(
+            votes=torch.randint(0, classes, (num, positions)).to(device),
+            labels=torch.randint(0, classes, (num,)).to(device),
+        )
+        return Pair(dict(logits=logits.to(device).requires_grad_()), {}, given)
+
+    def call(self, loss, pair):
+        return loss(pair.student['logits'], **pair.options)
+
+    def expected(self, loss, pair):
+        return loss.loss_weight * reference(
+            pair.student['logits'], **pair.options, power=loss.power
+        )
+
+
+def test_of_two_classes_nothing_is_left_to_rank():
+    logits, votes = torch.randn(1, 2, requires_grad=True), torch.tensor([[1]])
+    value = ZipfLoss()(logits, votes, torch.tensor([0]))
+    assert value.item() == 0
+    assert not torch.autograd.grad(value, logits)[0].any()
 
 
 def test_ties_share_the_smallest_rank():
