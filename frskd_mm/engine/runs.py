@@ -22,6 +22,7 @@ from frskd_mm.utils.model import build_model, unwrap
 
 from .config import check_checkpoint_file, check_data_roots, check_sample_indices
 from .processes import join_cpu_processes
+from .samples import report_skipped, watch_samples
 
 #: Of mmseg's heads that only training needs. What is evaluated may lack them.
 AUXILIARY_PREFIX = 'auxiliary_head.'
@@ -44,7 +45,12 @@ def build_runner(cfg: Config) -> Runner:
         )
     join_cpu_processes(cfg)
     with explained(cfg):
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        if 'runner_type' in cfg:
+            runner = RUNNERS.build(cfg)
+        else:
+            runner = Runner.from_cfg(cfg)
+    watch_samples(runner, cfg)
+    return runner
 
 
 def train(cfg: Config) -> Runner:
@@ -70,8 +76,11 @@ def train(cfg: Config) -> Runner:
     runner = build_runner(cfg)
     if cfg.get('resume') and isinstance(runner, Runner):
         _check_resumable(runner, cfg)
-    with explained(cfg):  # loops, data sets and optimisers are built there
-        runner.train()
+    try:
+        with explained(cfg):  # loops, data sets and optimisers are built there
+            runner.train()
+    finally:
+        report_skipped(runner.log_dir)
     return runner
 
 

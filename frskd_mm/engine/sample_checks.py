@@ -1,0 +1,167 @@
+"""What can be wrong with a sample that a host's pipeline lets pass."""
+
+import math
+from typing import Any, Optional, Sequence
+
+import numpy as np
+from torch import Tensor
+
+IGNORED = 255
+PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+#: Where a PNG's header has the bits of a channel.
+PNG_DEPTH = 24
+
+
+class BadSample(ValueError):
+    """What is wrong with a sample, of which only the data set knows the name."""
+
+
+def check_sample(sample: Any, dataset: Any, channels: Optional[int]) -> None:
+    """Refuse a packed sample that model or metric could not use.
+
+    Args:
+        sample: What the pipeline gives. Anything but the hosts' dict of
+            ``inputs`` and ``data_samples`` is let pass.
+        dataset: The data set; its ``metainfo`` names the classes.
+        channels: Channels that the model expects, if it is known.
+
+    Raises:
+        BadSample: If an image has another number of channels, or an annotation
+            another size or classes that there are not.
+    """
+    if not isinstance(sample, dict) or 'data_samples' not in sample:
+        return
+    inputs, annotation = sample.get('inputs'), sample['data_samples']
+    if not isinstance(inputs, Tensor) or inputs.dim() != 3:
+        return
+    if channels is not None and inputs.shape[0] != channels:
+        raise BadSample(
+            f'The image has {inputs.shape[0]} channel(s), but the mean of the '
+            f'data_preprocessor has {channels} values'
+        )
+    if not hasattr(annotation, 'metainfo'):
+        return
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    num_classes = len(classes) if classes is not None else None
+    host = type(annotation).__module__.partition('.')[0]
+    if host == 'mmseg' and 'gt_sem_seg' in annotation:
+        _check_label_map(annotation, inputs, dataset, num_classes)
+    elif host == 'mmdet' and 'labels' in annotation.get('gt_instances', ()):
+        _check_classes(annotation.gt_instances.labels, num_classes)
+    elif host == 'mmpretrain' and annotation.get('gt_label') is not None:
+        _check_classes(annotation.gt_label, num_classes)
+
+
+def _check_label_map(
+    annotation: Any, inputs: Tensor, dataset: Any, num_classes: Optional[int]
+) -> None:
+    labels = annotation.gt_sem_seg.data
+    if labels.dim() != 3 or labels.shape[0] != 1:
+        raise BadSample(
+            f'The label map has shape {tuple(labels.shape)}: it holds colours, not '
+            'one class a pixel. Convert it to a single channel of class numbers'
+        )
+    is_training = getattr(dataset, 'test_mode', True) is False
+    size, image = tuple(labels.shape[1:]), tuple(inputs.shape[1:])
+    # In tests the label keeps the size that the image had.
+    original = tuple(annotation.metainfo.get('ori_shape', image)[:2])
+    if size not in ((image,) if is_training else (image, original)):
+        raise BadSample(
+            f'The label map is of {size[0]}x{size[1]} pixels, but the image of '
+            f'{image[0]}x{image[1]}'
+        )
+    ignored = getattr(dataset, 'ignore_index', IGNORED)
+    # With one class, a single logit tells it (1) from the rest (0).
+    limit = None if num_classes is None else max(num_classes, 2)
+    _check_classes(labels, limit, ignored)
+    path = annotation.metainfo.get('seg_map_path')
+    if path is not None and _uses_host_loader(dataset):
+        _check_depth(path)
+
+
+def _check_classes(
+    labels: Tensor, num_classes: Optional[int], ignored: Optional[int] = None
+) -> None:
+    if num_classes is None:
+        return
+    wrong = (labels < 0) | (labels >= num_classes)
+    if ignored is not None:
+        wrong &= labels != ignored
+    if wrong.any():
+        bad = labels[wrong].unique().tolist()
+        raise BadSample(
+            f'Its classes {bad[:10]} are out of range: the data set has '
+            f'{num_classes}, numbered from 0'
+        )
+
+
+def _uses_host_loader(dataset: Any) -> bool:
+    """Whether label maps are read by mmseg's own transform, into 8 bits."""
+    transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    return any(
+        f'{type(transform).__module__}.{type(transform).__name__}'
+        == 'mmseg.datasets.transforms.loading.LoadAnnotations'
+        for transform in transforms
+    )
+
+
+def _check_depth(path: str) -> None:
+    """Refuse 16-bit labels that do not fit into the 8 bits that mmseg keeps."""
+    try:
+        with open(path, 'rb') as file:
+            header = file.read(PNG_DEPTH + 1)
+    except OSError:  # in another storage than the file system
+        return
+    if not header.startswith(PNG_SIGNATURE) or header[PNG_DEPTH] != 16:
+        return
+    import cv2
+
+    highest = int(np.asarray(cv2.imread(path, cv2.IMREAD_UNCHANGED)).max())
+    if highest > IGNORED:
+        raise BadSample(
+            f'Its label map has 16 bits and values up to {highest}, of which mmseg '
+            'keeps the lowest 8 bits. Convert it to class numbers below 256'
+        )
+
+
+def check_annotation(dataset: Any, index: int) -> None:
+    """Refuse boxes that hold nothing.
+
+    Args:
+        dataset: A data set of samples with ``instances``, as mmdet's are; those of
+            others pass.
+        index: Which sample.
+
+    Raises:
+        BadSample: If a box is not finite, has no area or lies outside the image.
+    """
+    if not _has_instances(dataset):
+        return
+    info = dataset.get_data_info(index)
+    size = (info.get('width'), info.get('height'))
+    for number, instance in enumerate(info.get('instances', ())):
+        box = instance.get('bbox')
+        if box is not None and len(box) == 4:
+            problem = _box_problem(box, size)
+            if problem:
+                raise BadSample(f'Box {number}, {[*box]}, {problem}')
+
+
+def _has_instances(dataset: Any) -> bool:
+    known = dataset.__dict__.get('_has_instances')
+    if known is None:
+        known = dataset._has_instances = 'instances' in dataset.get_data_info(0)
+    return known
+
+
+def _box_problem(box: Sequence[float], size: Sequence[Optional[float]]) -> str:
+    x1, y1, x2, y2 = box
+    width, height = size
+    if not all(map(math.isfinite, box)):
+        return 'is not finite'
+    if x2 <= x1 or y2 <= y1:
+        return 'has no area; boxes are x1, y1, x2, y2'
+    beyond = width is not None and height is not None and (x1 >= width or y1 >= height)
+    if x2 <= 0 or y2 <= 0 or beyond:
+        return f'lies outside of the image of {width}x{height} pixels'
+    return ''
