@@ -36,8 +36,8 @@ FILES = {
     ),
     'base.py': ("_base_ = './nothing.py'\n", 'base.py inherits a file .*nothing.py'),
     'attribute.py': (
-        "_base_ = './good.py'\nb = _base_.modell\n",
-        "attribute.py, line 2 cannot .*no attribute 'modell'",
+        "_base_ = './good.py'\nb = _base_.nothing\n",
+        "attribute.py, line 2 cannot .*no attribute 'nothing'",
     ),
     'twice.py': (
         "_base_ = ['./good.py', './other.py']\n",
@@ -155,9 +155,9 @@ def test_wrong_settings_of_a_model_are_placed(options, message):
 
 
 def test_a_runner_s_parts_are_placed(tmp_path):
-    options = {'default_hooks.logger.intervall': 1, 'log_level': 'ERROR'}
+    options = {'default_hooks.logger.intervals': 1, 'log_level': 'ERROR'}
     cfg = configure_run(load_config(str(REPO / PLAIN), options), str(tmp_path))
-    message = 'no argument intervall, which is default_hooks.logger.intervall'
+    message = 'no argument intervals, which is default_hooks.logger.intervals'
     with pytest.raises(TypeError, match=f'{message}.*Did you mean interval'):
         build_runner(cfg)
 
