@@ -190,6 +190,12 @@ CASES = {
         dict(_frskd_cls(), type='frskd_mm.FRSKDSLA'),
         terms=((*KD_AND_AT, 'loss_joint', 'loss_sla', 'self_teacher.'),) * 2,
     ),
+    'classifier-uskd': _classifier(
+        dict(type='frskd_mm.USKD'), terms=(('loss_uskd_target', 'loss_uskd_weak'),) * 2
+    ),
+    'classifier-zipf-ls': _classifier(
+        dict(type='frskd_mm.ZipfLS'), terms=(('loss_zipf',),) * 2
+    ),
     'classifier-tf-kd': _classifier(
         dict(type='frskd_mm.TfKDReg'), terms=(('loss_tf_kd',),) * 2
     ),

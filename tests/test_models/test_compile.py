@@ -30,6 +30,8 @@ METHODS = dict(
     byot=(dict(type='frskd_mm.BYOT', soft_label=BYOT_SOFT_LABEL), None),
     sad=(dict(type='frskd_mm.SAD'), None),
     tf_kd=(dict(type='frskd_mm.TfKDReg'), None),
+    uskd=(dict(type='frskd_mm.USKD'), None),
+    zipf_ls=(dict(type='frskd_mm.ZipfLS'), None),
     sla=(dict(type='frskd_mm.SLA'), None),
     cs_kd=(dict(type='frskd_mm.CSKD'), 'same_class'),
     ddgsd=(dict(type='frskd_mm.DDGSD'), 'same_image'),

@@ -14,6 +14,8 @@ from .ps_kd import PSKD
 from .sad import SAD
 from .sla import SLA
 from .tf_kd import TfKDReg
+from .uskd import USKD
+from .zipf_ls import ZipfLS
 
 __all__ = [
     'BYOT',
@@ -26,8 +28,10 @@ __all__ = [
     'PSKD',
     'SAD',
     'SLA',
+    'USKD',
     'BaseDistiller',
     'Consistency',
     'PretrainedTeacher',
     'TfKDReg',
+    'ZipfLS',
 ]

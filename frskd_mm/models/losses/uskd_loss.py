@@ -4,6 +4,7 @@ from typing import Tuple
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
@@ -30,9 +31,10 @@ class USKDLoss(nn.Module):
 
         L_{weak} = H\big((1 - \epsilon) 1_y + \epsilon / C,\, w\big)
 
-    each averaged over N. The bar is the mean over the batch; the factor before
-    the logarithm is detached. p is the student's distribution over the other
-    classes. z is Zipf's law, 1 / rank, over the classes in falling order of
+    each averaged over N. The bar is the mean over the batch, that of all
+    processes; the factor before the logarithm is detached. p is the student's
+    distribution over the other classes. z is Zipf's law, 1 / rank, over the
+    classes in falling order of
 
     .. math:: w_c / (1 - w_y) + \log s_c / (1 - \log s_y)
 
@@ -110,7 +112,9 @@ class USKDLoss(nn.Module):
     def _target_loss(log_student: Tensor, shares: Tensor, targets: Tensor) -> Tensor:
         log_target = log_student.gather(1, targets)
         squared = log_target.detach().exp().square()
-        factor = squared + shares - squared.mean(dim=0, keepdim=True)
+        mean = squared.mean(dim=0, keepdim=True)
+        all_reduce(mean, op='mean')
+        factor = squared + shares - mean
         factor = torch.where(shares == 0, torch.zeros_like(factor), factor)
         return -(factor * log_target).sum(dim=1).mean()
 

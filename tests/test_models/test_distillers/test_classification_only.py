@@ -14,6 +14,8 @@ METHODS = [
     dict(type='frskd_mm.PSKD', num_samples=4),
     dict(type='frskd_mm.SLA'),
     dict(type='frskd_mm.TfKDReg'),
+    dict(type='frskd_mm.USKD'),
+    dict(type='frskd_mm.ZipfLS'),
 ]
 
 

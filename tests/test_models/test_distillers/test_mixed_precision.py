@@ -21,6 +21,8 @@ METHODS = {
     'SAD': dict(),
     'SLA': dict(),
     'TfKDReg': dict(),
+    'USKD': dict(),
+    'ZipfLS': dict(),
 }
 
 
