@@ -2,6 +2,7 @@
 
 from typing import Any, Dict, Optional, Sequence, Tuple
 
+import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
@@ -10,8 +11,10 @@ from frskd_mm.models.losses.feature_loss import build_feature_loss
 from frskd_mm.models.passes import Pass
 from frskd_mm.models.self_teacher import SelfTeacher
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import at_least, check_arguments
+from frskd_mm.utils.progress import training_progress
 
-from .base import TeachingDistiller, with_prefix
+from .base import TeachingDistiller, scale_losses, with_prefix
 
 
 @MODELS.register_module()
@@ -46,6 +49,13 @@ class FRSKD(TeachingDistiller):
             code, lets them train the student's backbone. Defaults to True.
         self_teacher_loss_weight (float): Factor on L_task(z_t, y).
             Defaults to 1.0.
+        interval (int): The self-teacher runs on every so many iterations, from
+            the first one on, and all three terms beside the student's are
+            multiplied by it there, so that their sum over the training is
+            kept. In the other iterations the student trains as if it were
+            alone. With several processes the model's parameters are then not
+            all used in every iteration: set ``find_unused_parameters=True`` in
+            the config. Defaults to 1.
         weight_schedule (dict, optional): Factor on alpha and beta over time,
             see ``WeightSchedule``. Constant by default.
         source (str, optional): Part of the student whose output is refined,
@@ -60,6 +70,7 @@ class FRSKD(TeachingDistiller):
 
     reads_levels = True
 
+    @check_arguments(interval=at_least(1))
     def __init__(
         self,
         student: BaseModel,
@@ -69,6 +80,7 @@ class FRSKD(TeachingDistiller):
         feature_loss: dict,
         detach_inputs: bool = True,
         self_teacher_loss_weight: float = 1.0,
+        interval: int = 1,
         weight_schedule: Optional[dict] = None,
         source: Optional[str] = None,
         twin: Optional[dict] = None,
@@ -78,6 +90,7 @@ class FRSKD(TeachingDistiller):
         self.source = source or self.task.default_source(student)
         self.detach_inputs = detach_inputs
         self.self_teacher_loss_weight = self_teacher_loss_weight
+        self.interval = interval
         self.soft_label = MODELS.build(soft_label)
         self.self_teacher = SelfTeacher(
             self.task, student, student_cfg, neck, self.source, twin, input_size
@@ -107,7 +120,7 @@ class FRSKD(TeachingDistiller):
         student_pass = self.run_student(
             student, inputs, data_samples, self.source, self.preact
         )
-        if not self.is_active:
+        if not self.is_active or not self.is_due():
             return student_pass.losses
         teacher_pass = self.run_self_teacher(student, student_pass, data_samples)
         return self.four_terms(student_pass, teacher_pass, data_samples)
@@ -117,13 +130,24 @@ class FRSKD(TeachingDistiller):
     ) -> Dict[str, Tensor]:
         """Put the loss together from the two passes, in the paper's order."""
         weight = self.self_teacher_loss_weight
-        return {
-            **student.losses,
+        terms = {
             **with_prefix('self_teacher', teacher.losses, factor=weight),
             **self.soft_label_term(student, teacher, data_samples),
             **self.feature_term(student, teacher, data_samples),
+        }
+        return {
+            **student.losses,
+            **scale_losses(terms, self.interval),
             **self.task.metrics(student, teacher, data_samples),
         }
+
+    def is_due(self) -> bool:
+        """Whether the self-teacher runs in the runner's present iteration."""
+        return self.interval == 1 or self._counts_as_due()
+
+    @torch.compiler.disable
+    def _counts_as_due(self) -> bool:
+        return training_progress(by_epoch=False).current % self.interval == 0
 
     def run_self_teacher(
         self, student: BaseModel, student_pass: Pass, data_samples: Sequence[Any]

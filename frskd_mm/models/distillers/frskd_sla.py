@@ -70,6 +70,11 @@ class FRSKDSLA(FRSKD):
         **kwargs: Any,
     ) -> None:
         super().__init__(student=student, student_cfg=student_cfg, **kwargs)
+        if self.interval != 1:
+            raise ValueError(
+                'FRSKDSLA has no interval: its joint heads train in every iteration. '
+                'Remove interval from the distiller, or use FRSKD.'
+            )
         self.aggregate_loss = build_soft_label(aggregate_loss, temperature=4.0)
         self.joint_head = JointHead(self.task, student_cfg, student.head.in_channels)
         self.teacher_joint_head = JointHead(

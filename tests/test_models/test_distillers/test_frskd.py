@@ -1,9 +1,12 @@
 """FRSKD: its terms, whom they train, and a whole training step."""
 
+from copy import deepcopy
+
 import pytest
 import reference
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
@@ -224,9 +227,9 @@ class Trajectory(Hook):
         self.steps.append((loss.item(), student))
 
 
-def trajectory(model, work_dir):
+def trajectory(model, work_dir, hook=None):
     """Train 20 steps as tools/train.py does and return every one of them."""
-    hook = Trajectory()
+    hook = hook or Trajectory()
     Runner(
         model=model,
         work_dir=str(work_dir),
@@ -345,6 +348,55 @@ def test_weight_schedule_scales_alpha_and_beta():
     for name in ('student.loss', 'self_teacher.loss'):
         assert torch.equal(ramped[name], constant[name])
         assert torch.equal(delayed[name], constant[name])
+
+
+@pytest.mark.parametrize('interval', [2, 3])
+def test_every_kth_iteration_has_k_times_the_terms(interval):
+    batch, hub = toy_batch(), MessageHub.get_current_instance()
+    torch.manual_seed(4)
+    every = toy_distilled()(**batch, mode='loss')
+    torch.manual_seed(4)
+    model = toy_distilled(interval=interval)
+    sums = dict.fromkeys(every, 0.0)
+    for iteration in range(2 * interval):
+        hub.update_info('iter', iteration)
+        self_teacher = deepcopy(model.distiller.state_dict())
+        losses = model(**batch, mode='loss')
+        if iteration % interval:
+            assert set(losses) == {'student.loss', 'student.task'}
+            for name, value in model.distiller.state_dict().items():
+                assert torch.equal(value, self_teacher[name]), name
+        for name, value in losses.items():
+            sums[name] = sums[name] + value
+    for name in ('student.loss', 'self_teacher.loss', 'loss_kd', 'loss_at'):
+        torch.testing.assert_close(sums[name], 2 * interval * every[name])
+    torch.testing.assert_close(sums['self_teacher.acc'], 2 * every['self_teacher.acc'])
+
+
+class Terms(Hook):
+    """Note in which steps there was a soft-label term."""
+
+    def __init__(self):
+        self.steps = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.steps.append('loss_kd' in outputs)
+
+
+def test_a_training_with_an_interval_counts_its_iterations(tmp_path):
+    """Across epochs of four iterations."""
+    steps = trajectory(wrn_cfg(interval=3), tmp_path, Terms())
+    assert steps == [iteration % 3 == 0 for iteration in range(20)]
+
+
+def test_sla_has_no_interval():
+    cfg = dict(
+        type='frskd_mm.Distilled',
+        student=toy_student_cfg(),
+        distiller={**toy_frskd_cfg(interval=2), 'type': 'frskd_mm.FRSKDSLA'},
+    )
+    with pytest.raises(ValueError, match='FRSKDSLA has no interval'):
+        ROOT_MODELS.build(cfg)
 
 
 @pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
