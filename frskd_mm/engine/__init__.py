@@ -1,9 +1,10 @@
 """What the command-line tools call."""
 
 from .config import configure_run, load_config, resolve_work_dir
-from .export import export_student, student_config
+from .export import export_student
+from .methods import method_names
 from .runs import evaluate, train
-from .wrap import method_names, wrap
+from .wrap import student_config, wrap
 
 __all__ = [
     'configure_run',

@@ -111,7 +111,7 @@ def read_config(path: str, read: Callable[[str], Config] = Config.fromfile) -> C
     """
     try:
         cfg = read(path)
-        drop_own_scope(cfg._cfg_dict)  # imports what a config imports, too
+        drop_own_scope(list(cfg.values()))  # imports what a config imports, too
         return cfg
     except FileNotFoundError as error:
         raise FileNotFoundError(

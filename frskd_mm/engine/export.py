@@ -2,7 +2,6 @@
 
 import os
 import os.path as osp
-from copy import deepcopy
 from typing import Any, Dict, Tuple
 
 from mmengine.config import Config
@@ -14,61 +13,7 @@ from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits, weights_o
 from frskd_mm.utils.model import build_model
 
 from .config import check_checkpoint_file
-
-#: Variables that a method's files leave in a config that inherits them.
-LEFTOVERS = ('student', 'teacher', 'distiller', 'dataset_wrapper')
-DISTILLER_HOOKS = ('frskd_mm.AggregatedPredictionHook',)
-
-
-def student_config(cfg: Config) -> Config:
-    """Return the config of the plain student on the same recipe.
-
-    Takes back what :func:`frskd_mm.engine.wrap.wrap` adds: the distiller, the pairs
-    of the data loader and the import of this package. Hooks that need a distiller go,
-    too. What a method changes in the student itself stays, such as Mixup or the
-    levels that its backbone returns.
-
-    Args:
-        cfg: Config whose model is ``frskd_mm.Distilled``; left as it is.
-
-    Raises:
-        ValueError: If the model is not distilled.
-    """
-    if cfg.model.get('type') != 'frskd_mm.Distilled':
-        raise ValueError(
-            f'The model of the config is {cfg.model.get("type")!r}, not '
-            'frskd_mm.Distilled: it is a plain model already.'
-        )
-    plain = deepcopy(cfg.to_dict())
-    plain['model'] = plain['model']['student']
-    for leftover in LEFTOVERS:
-        plain.pop(leftover, None)
-    if plain.get('train_dataloader'):
-        plain['train_dataloader'] = _without_pairs(plain['train_dataloader'])
-    if plain.get('custom_hooks'):
-        hooks = plain['custom_hooks']
-        plain['custom_hooks'] = [h for h in hooks if h['type'] not in DISTILLER_HOOKS]
-    if plain.get('custom_imports'):
-        imports = plain['custom_imports']['imports']
-        imports = [imports] if isinstance(imports, str) else imports
-        imports = [name for name in imports if name != 'frskd_mm']
-        plain['custom_imports']['imports'] = imports
-        if not imports:
-            plain.pop('custom_imports')
-    return Config(plain)
-
-
-def _without_pairs(part: Any) -> Any:
-    """Return a part of a data loader's config that gives samples, not pairs."""
-    if isinstance(part, (list, tuple)):
-        return type(part)(map(_without_pairs, part))
-    if not isinstance(part, dict):
-        return part
-    if part.get('type') == 'frskd_mm.PairDataset':
-        return _without_pairs(part['dataset'])
-    if part.get('type') == 'frskd_mm.collate_pairs':
-        return dict(type=part.get('collate', 'default_collate'))
-    return {key: _without_pairs(value) for key, value in part.items()}
+from .wrap import student_config
 
 
 def export_student(cfg: Config, checkpoint: str, out: str) -> Tuple[str, str]:

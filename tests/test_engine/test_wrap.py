@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+from frskd_mm.engine import levels as levels_module
 from frskd_mm.engine import load_config, method_names, student_config, wrap
-from frskd_mm.engine.wrap import _method_files, choose_levels
+from frskd_mm.engine.levels import choose_levels
+from frskd_mm.engine.methods import method_files
 from frskd_mm.models import Distilled
 
 UPSTREAM = {
@@ -72,6 +75,77 @@ def test_upstream_configs_of_every_task(task, method, has_features, tmp_path):
     assert Config.fromfile(tmp_path / 'resolved.py').to_dict() == cfg.to_dict()
 
 
+@pytest.fixture
+def counted(monkeypatch):
+    """How many ResNets were built, and how often one ran."""
+    import mmdet.models.backbones.resnet as mmdet_resnet
+    import mmpretrain.models.backbones.resnet as mmpretrain_resnet
+    import mmseg.models.backbones.resnet as mmseg_resnet
+
+    counts = Counter()
+
+    def spy(cls, method):
+        own = getattr(cls, method)
+
+        def counting(self, *args, **kwargs):
+            counts[method] += 1
+            return own(self, *args, **kwargs)
+
+        monkeypatch.setattr(cls, method, counting)
+
+    for module in (mmdet_resnet, mmpretrain_resnet, mmseg_resnet):
+        for method in ('__init__', 'forward'):
+            spy(module.ResNet, method)
+    return counts
+
+
+@pytest.mark.parametrize(
+    ('config', 'method', 'runs'),
+    [
+        ('cls', 'frskd', 1),
+        ('cls', 'cs-kd', 0),
+        ('cls', 'label-smoothing', 0),
+        ('seg', 'frskd', 1),
+        ('det', 'frskd', 1),
+    ],
+)
+def test_one_build_and_one_run_tell_what_a_method_needs(config, method, runs, counted):
+    plain = {
+        'cls': resnet(train_dataloader=dict(dataset=dict(type='CIFAR10'))),
+        'seg': load_config('frskd_mm::digits/fcn_r18-c16_digit-scenes.py'),
+        'det': load_config('frskd_mm::digits/retinanet_r18-c16_digit-scenes.py'),
+    }[config]
+    cfg = wrap(plain, method)
+    assert counted == Counter({'__init__': 1, 'forward': runs})
+    counted.clear()
+    build(cfg)  # as training does, on the student and for the self-teacher
+    assert counted == Counter({'__init__': 1, 'forward': runs})
+
+
+@pytest.mark.parametrize('task', sorted(UPSTREAM))
+@pytest.mark.parametrize('method', ['frskd', 'kd'])
+def test_the_way_back_leads_to_the_plain_config(task, method):
+    plain = load_config(UPSTREAM[task], {'custom_hooks': [dict(type='EMAHook')]})
+    back = student_config(wrap(plain, method))
+    expected = plain.to_dict()
+    if task == 'cls':  # stays, since the exported weights may need it
+        expected['model']['backbone']['out_indices'] = (0, 1, 2, 3)
+    assert back.to_dict() == expected
+
+
+def test_pairs_imports_and_hooks_are_taken_back():
+    loader = dict(dataset=dict(type='CIFAR10'), collate_fn=dict(type='default_collate'))
+    plain = resnet(
+        train_dataloader=loader, custom_imports=dict(imports='json'), my_hooks=[]
+    )
+    cfg = wrap(plain, 'cs-kd')
+    assert cfg.train_dataloader.dataset.type == 'frskd_mm.PairDataset'
+    back = student_config(cfg)
+    assert back.custom_imports.imports == ['json']
+    plain.custom_imports.imports = ['json']
+    assert back.to_dict() == plain.to_dict()
+
+
 def test_none_leaves_the_config_as_it_is():
     cfg = resnet()
     assert wrap(cfg, 'none') is cfg
@@ -128,7 +202,7 @@ def test_methods_on_pairs_wrap_the_training_set():
 
 @pytest.mark.parametrize('method', method_names('cls'))
 def test_a_file_that_inherits_a_method_is_the_method(method, tmp_path):
-    name = Path(_method_files('cls')[method]).name
+    name = Path(method_files('cls')[method]).name
     path = tmp_path / 'mine.py'
     path.write_text(f"_base_ = 'frskd_mm::_base_/methods/{name}'")
     loader = dict(dataset=dict(type='CIFAR10'), collate_fn=dict(type='default_collate'))
@@ -222,6 +296,23 @@ def test_a_larger_dry_image_is_found(caplog):
     build(cfg)
 
 
+def test_parameters_that_levels_add_are_named(monkeypatch):
+    """Swin has a norm for each map that it returns."""
+    said = []
+    monkeypatch.setattr(levels_module, 'print_log', lambda text, **_: said.append(text))
+    arch = dict(embed_dims=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2])
+    cfg = classifier(dict(type='SwinTransformer', arch=arch), 128)
+    backbone = wrap(cfg).model.student.backbone
+    assert backbone.out_indices == (0, 1, 2, 3)
+    names = ', '.join(
+        f'backbone.norm{i}.{name}' for i in range(3) for name in ('weight', 'bias')
+    )
+    assert said[0].endswith(f'which distillation alone trains: {names}')
+    said.clear()
+    wrap(resnet())
+    assert said == ['Levels: ResNet returns one map; set to out_indices=(0, 1, 2, 3)']
+
+
 @pytest.mark.parametrize(
     ('backbone', 'in_channels', 'message'),
     [
@@ -242,8 +333,9 @@ def test_a_larger_dry_image_is_found(caplog):
     ],
 )
 def test_backbones_without_maps_say_what_to_change(backbone, in_channels, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         wrap(classifier(backbone, in_channels))
+    assert 'out_indices' not in str(caught.value)  # which would not help
 
 
 RUN = """

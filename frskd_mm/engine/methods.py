@@ -1,0 +1,96 @@
+"""The methods that a config can be wrapped with, and how they are read."""
+
+from pathlib import Path
+from typing import Any, Dict, List
+
+from mmengine.config import Config, ConfigDict
+
+import frskd_mm
+from frskd_mm.utils.arguments import did_you_mean
+
+from .config import load_config
+
+PLAIN = 'none'
+#: How the method files name the tasks.
+TASKS = ('cls', 'det', 'seg')
+
+
+def method_name(method: str) -> str:
+    """Return what to call a method, given its name or the path of its file."""
+    return Path(method).stem if method.endswith('.py') else method
+
+
+def method_names(task: str) -> List[str]:
+    """Return the methods for a task, 'cls', 'det' or 'seg', sorted."""
+    return sorted(method_files(task))
+
+
+def method_files(task: str) -> Dict[str, str]:
+    """Return the files of the methods for a task, by the method's name."""
+    folder = Path(frskd_mm.__file__).parent / '.mim' / 'configs' / '_base_' / 'methods'
+    files = {}
+    for path in folder.glob('*.py'):
+        name, _, ending = path.stem.rpartition('_')
+        if ending == task:
+            files[name] = str(path)
+        elif ending not in TASKS:
+            files[path.stem] = str(path)
+    return files
+
+
+def read_method(method: str, task: str) -> Config:
+    """Read a method's file.
+
+    Args:
+        method: Its name, or the path of a file.
+        task: 'cls', 'det' or 'seg'.
+
+    Raises:
+        ValueError: If there is no such method for the task.
+        FileNotFoundError: If there is no such file.
+    """
+    if method.endswith('.py'):
+        return load_config(method)
+    files = method_files(task)
+    if method not in files:
+        raise ValueError(
+            f'There is no method {method!r} for this task ({task}).'
+            f'{did_you_mean(method, [PLAIN, *sorted(files)])} There are: '
+            f'{", ".join([PLAIN, *sorted(files)])}. One of your own is the path of '
+            'its file, FILE.py.'
+        )
+    return Config.fromfile(files[method])
+
+
+def check_changes(method: str, cfg: Config, student: ConfigDict, changes: Any) -> None:
+    """Refuse a method that would replace what the recipe chose for itself.
+
+    Args:
+        method: Its name.
+        cfg: The plain config.
+        student: Its model. A loss that is the head's default is written down in
+            place, so that it can be replaced.
+        changes: What the method merges into the student.
+
+    Raises:
+        ValueError: If it replaces a loss other than the cross-entropy, or augments.
+    """
+    if 'loss' in changes.get('head', {}):
+        loss = student.head.setdefault('loss', dict(type='CrossEntropyLoss'))['type']
+        loss = getattr(loss, '__name__', loss)  # a class in configs that import
+        if loss.split('.')[-1] != 'CrossEntropyLoss':
+            raise ValueError(
+                f'{method} replaces the cross-entropy loss of the head, but '
+                f'model.head.loss.type is {loss!r}. Use another method, or set '
+                "model.head.loss=dict(type='CrossEntropyLoss')."
+            )
+    if 'augments' in changes.get('train_cfg', {}):
+        preprocessor = student.get('data_preprocessor') or cfg.get('data_preprocessor')
+        given = (student.get('train_cfg') or {}).get('augments')
+        given = given or (preprocessor or {}).get('batch_augments')
+        if given and given != changes.train_cfg.augments:
+            raise ValueError(
+                f'{method} sets model.train_cfg.augments, but the recipe mixes images '
+                f'already, with {given}. Use a method that leaves them as they are, '
+                'such as frskd, or take them out of the config.'
+            )
