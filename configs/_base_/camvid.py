@@ -1,20 +1,19 @@
 # CamVid at half size (240x180). FRSKD_DATA names the folder that contains
 # camvid/images and camvid/labels.
 data_root = '{{$FRSKD_DATA:data}}/camvid'
-crop_size = (180, 240)
+scale = (240, 180)  # width, height
+crop_size = scale[::-1]
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(
-        type='RandomResize', scale=(240, 180), ratio_range=(0.75, 1.75), keep_ratio=True
-    ),
+    dict(type='RandomResize', scale=scale, ratio_range=(0.75, 1.75), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(240, 180), keep_ratio=True),
+    dict(type='Resize', scale=scale, keep_ratio=True),
     dict(type='LoadAnnotations'),  # at full size, where the metric compares
     dict(type='PackSegInputs'),
 ]

@@ -1,5 +1,6 @@
 # 30 epochs from scratch, SGD with polynomial decay; sized for one CPU core.
 _base_ = 'mmseg::_base_/default_runtime.py'
+max_epochs = 30
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4),
@@ -9,12 +10,12 @@ param_scheduler = [
         type='PolyLR',
         eta_min=1e-4,
         power=0.9,
-        end=30,
+        end=max_epochs,
         by_epoch=True,
         convert_to_iter_based=True,
     )
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=30, val_interval=5)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=5)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 log_processor = dict(by_epoch=True)

@@ -1,13 +1,15 @@
 # The published student without distillation: the baseline of FRSKD.
-_base_ = ['../_base_/voc0712_seg.py', '../_base_/schedule_voc0712.py']
+_base_ = [
+    '../_base_/imagenet_stats.py',
+    '../_base_/voc0712_seg.py',
+    '../_base_/schedule_voc0712.py',
+]
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
+        **_base_._imagenet,
         size=_base_.crop_size,
         pad_val=0,
         seg_pad_val=255,

@@ -1,4 +1,4 @@
-# FRSKD on mmseg's PSPNet, recipe unchanged.
+# FRSKD on mmseg's PSPNet, recipe unchanged: what --method frskd does.
 _base_ = [
     'mmseg::pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512.py',
     '../_base_/frskd_seg.py',

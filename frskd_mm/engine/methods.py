@@ -39,7 +39,7 @@ def method_files(task: str) -> Dict[str, str]:
 
 
 def read_method(method: str, task: str) -> Config:
-    """Read a method's file.
+    """Read a method's file, without the names that begin with an underscore.
 
     Args:
         method: Its name, or the path of a file.
@@ -50,7 +50,7 @@ def read_method(method: str, task: str) -> Config:
         FileNotFoundError: If there is no such file.
     """
     if method.endswith('.py'):
-        return load_config(method)
+        return _without_variables(load_config(method))
     files = method_files(task)
     if method not in files:
         raise ValueError(
@@ -59,7 +59,13 @@ def read_method(method: str, task: str) -> Config:
             f'{", ".join([PLAIN, *sorted(files)])}. One of your own is the path of '
             'its file, FILE.py.'
         )
-    return Config.fromfile(files[method])
+    return _without_variables(Config.fromfile(files[method]))
+
+
+def _without_variables(settings: Config) -> Config:
+    for name in [name for name in settings if name.startswith('_')]:
+        settings._cfg_dict.pop(name)
+    return settings
 
 
 def check_changes(method: str, cfg: Config, student: ConfigDict, changes: Any) -> None:

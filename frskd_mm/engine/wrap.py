@@ -41,11 +41,12 @@ def wrap(
     A method is a file ``configs/_base_/methods/NAME_TASK.py``, TASK being cls,
     det or seg, or ``NAME.py`` for all of them. It holds ``distiller``; if the
     method needs other batches also ``dataset_wrapper``, the config of a data
-    set around the training set. Whatever else it holds is merged into the
-    config. A file without ``distiller``, as that of label smoothing, changes the
-    plain model. The loss of the head is only replaced if it is the cross-entropy,
-    and ``train_cfg.augments`` only if there are none. A method of one's own is the
-    path of such a file, ending in '.py'.
+    set around the training set. Names that begin with an underscore are the file's
+    own; whatever else it holds is merged into the config. A file without
+    ``distiller``, as that of label smoothing, changes the plain model. The loss of
+    the head is only replaced if it is the cross-entropy, and ``train_cfg.augments``
+    only if there are none. A method of one's own is the path of such a file, ending
+    in '.py'.
 
     Args:
         cfg: Config of mmpretrain, mmseg or mmdet, or one's own of that form;

@@ -280,7 +280,7 @@ def test_wrong_configs_are_refused(read):
 
 def test_image_size_is_the_configs(read):
     assert find_image_size(read('configs/resnet18_cifar100.py')) == (32, 32)
-    coco = read('configs/mmdet/frskd_retinanet_r50_fpn_1x_coco.py')
+    coco = read('configs/frskd_retinanet_r50_coco.py')
     assert find_image_size(coco) == (800, 1333)  # scales are (width, height)
     voc = read('configs/mmseg/frskd_pspnet_r50-d8_4xb4-20k_voc12aug-512x512.py')
     assert find_image_size(voc) == (512, 512)

@@ -313,7 +313,7 @@ def test_a_whole_config_is_a_method_for_its_own_student_alone(tmp_path, config):
     folder = os.path.dirname(config)
     whole = os.path.join(folder, 'frskd_wrn10-1_digits.py')
     plan_grid(config, ['ce', whole], [0], str(tmp_path / 'a'))
-    whole = os.path.join(folder, '..', 'comparison', 'byot_wrn16-2_cifar100.py')
+    whole = os.path.join(folder, '..', 'mmpretrain', 'frskd_wrn16-2_1xb128_cifar100.py')
     with pytest.raises(ValueError, match=r'model\.backbone\.depth: 10 \| 16\n'):
         plan_grid(config, ['ce', whole], [0], str(tmp_path / 'b'))
 

@@ -1,4 +1,4 @@
-"""Every detection config builds and steps; the BCCD ones on BCCD itself."""
+"""The BCCD configs on BCCD itself."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from det_toys import batch, total_loss
+from det_toys import total_loss
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
@@ -14,8 +14,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from frskd_mm.models.distilled import Distilled
 
 REPO = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((REPO / 'configs' / 'mmdet').glob('*.py'))
-BCCD = [path for path in CONFIGS if path.stem.endswith('bccd')]
+BCCD = sorted((REPO / 'configs' / 'mmdet').glob('*_bccd.py'))
 
 
 def without_downloads(cfg):
@@ -38,34 +37,14 @@ def build(path):
 
 
 def test_configs_were_found():
-    assert len(CONFIGS) >= 9
     assert len(BCCD) == 2
-
-
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_config_trains_one_step(path):
-    cfg, model = build(path)
-    total, logs = total_loss(
-        model, batch(boxes=([[4, 6, 40, 44]],), masks='mask-rcnn' in path.stem)
-    )
-    total.backward()
-    assert torch.isfinite(total)
-    if not path.stem.startswith('frskd'):
-        return
-    assert isinstance(model, Distilled)
-    # Distillation begins after a sixth of the schedule, see LGD.
-    assert cfg.distiller.weight_schedule == dict(begin=1 / 6, by_epoch=False)
-    assert 'loss_kd' not in logs
-    assert any(name.startswith('self_teacher.') for name in logs)
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None or not parameter.requires_grad, name
 
 
 @pytest.fixture
 def bccd(data_root):
     if not (data_root / 'bccd' / 'BCCD').is_dir():
         pytest.skip(f'no bccd/BCCD in {data_root}')
-    cfg = Config.fromfile(REPO / 'configs' / 'mmdet' / 'retinanet_r18-narrow_bccd.py')
+    cfg = Config.fromfile(BCCD[-1])
     init_default_scope(cfg.default_scope)
     root = str(data_root / 'bccd' / 'BCCD') + '/'
     return {

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from frskd_mm.datasets import CamVid
 
-CONFIG = 'configs/mmseg/frskd_fcn_r18-c16_camvid-240x180.py'
+CONFIG = 'configs/mmseg/frskd_fcn_r18-c16_1xb8-30e_camvid-240x180.py'
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Every segmentation config builds offline and steps; the published wiring."""
+"""FRSKD changes no segmentor's recipe; the published wiring."""
 
 import math
 from copy import deepcopy
@@ -9,27 +9,10 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import HOOKS, MODELS, TRANSFORMS, init_default_scope
-from mmseg.registry import DATASETS
-from seg_toys import batch, untrained
+from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / 'configs/mmseg').glob('*.py'))
-# The same models as on VOC, with other numbers of classes.
-HEAVY = [
-    path
-    for path in CONFIGS
-    if '_r50-' in path.stem and ('cityscapes' in path.stem or 'ade20k' in path.stem)
-]
 PUBLISHED = [path for path in CONFIGS if path.stem.startswith('frskd_efficientnet')]
-
-
-def by_name(paths):
-    return [
-        pytest.param(
-            path, id=path.stem, marks=[pytest.mark.slow] if path in HEAVY else []
-        )
-        for path in paths
-    ]
 
 
 def without_downloads(cfg):
@@ -66,29 +49,8 @@ def build(path):
 
 
 def test_configs_were_found():
-    assert len(CONFIGS) >= 17
+    assert len(CONFIGS) >= 8
     assert len(PUBLISHED) == 2
-
-
-@pytest.mark.parametrize('path', by_name(CONFIGS))
-def test_config_trains_one_step(path):
-    cfg, model = build(path)
-    for hook in cfg.get('custom_hooks') or []:
-        HOOKS.build(hook)
-    assert DATASETS.get(cfg.train_dataloader.dataset.type) is not None
-    data = batch(height=64, width=64, num_classes=model.num_classes)
-    total, logs = model.parse_losses(model(**data, mode='loss'))
-    total.backward()
-    assert torch.isfinite(total)
-    # DistributedDataParallel waits for every parameter.
-    assert not untrained(model)
-    if path.stem.startswith('frskd'):
-        assert logs['self_teacher.decode.loss_ce'] > 0
-        late = cfg.model.distiller.get('weight_schedule', {}).get('begin', 0) > 0
-        assert ('loss_kd' in logs) == ('loss_at' in logs) == (not late)
-        if not late:
-            assert logs['loss_kd'] > 0
-            assert logs['loss_at'] > 0
 
 
 @pytest.mark.parametrize(

@@ -151,9 +151,15 @@ def test_a_package_path_without_a_folder_is_mended():
 @pytest.mark.parametrize(
     ('path', 'loader'),
     [
-        ('configs/mmdet/frskd_retinanet_r18-narrow_bccd.py', 'train_dataloader'),
+        (
+            'configs/mmdet/frskd_retinanet_r18-narrow_1xb8-24e_bccd.py',
+            'train_dataloader',
+        ),
         ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'train_dataloader'),
-        ('configs/mmseg/frskd_fcn_r18-c16_camvid-240x180.py', 'val_dataloader'),
+        (
+            'configs/mmseg/frskd_fcn_r18-c16_1xb8-30e_camvid-240x180.py',
+            'val_dataloader',
+        ),
     ],
 )
 def test_missing_data_are_named_before_anything_is_built(tmp_path, path, loader):

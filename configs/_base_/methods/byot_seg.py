@@ -1,10 +1,10 @@
 # BYOT for segmentation: a decode head at every stage, an extension.
 _base_ = './byot_cls.py'
+_soft_label = _base_.distiller.soft_label
 distiller = dict(
     soft_label=dict(
-        _delete_=True,
         type='frskd_mm.PixelSoftLabelLoss',
         temperature=1.0,
-        loss_weight=0.3,  # alpha
+        loss_weight=_soft_label.loss_weight * _soft_label.temperature**2,  # alpha
     )
 )

@@ -1,5 +1,9 @@
-# FRSKD with the BiFPN self-teacher: 256 channels at every level.
-_base_ = '../frskd_cls.py'
+# FRSKD with the BiFPN self-teacher: python tools/train.py CONFIG --method frskd-bifpn
+_base_ = ['../frskd_cls.py', '../bifpn.py']
 distiller = dict(
-    neck=dict(_delete_=True, type='frskd_mm.BiFPN', out_channels=256, depth=2)
+    neck=dict(
+        _delete_=True,
+        **_base_._neck,
+        depth=_base_.distiller.neck.depth,
+    )
 )

@@ -1,11 +1,10 @@
-# FRSKD with the BiFPN self-teacher: 256 channels at every level.
-_base_ = '../frskd_seg.py'
+# FRSKD with the BiFPN self-teacher: python tools/train.py CONFIG --method frskd-bifpn
+_base_ = ['../frskd_seg.py', '../bifpn.py']
 distiller = dict(
     neck=dict(
         _delete_=True,
-        type='frskd_mm.BiFPN',
-        out_channels=256,
-        depth=2,
-        norm_cfg=dict(type='SyncBN', requires_grad=True),
+        **_base_._neck,
+        depth=_base_.distiller.neck.depth,
+        norm_cfg=_base_.distiller.neck.norm_cfg,
     )
 )

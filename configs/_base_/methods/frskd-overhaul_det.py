@@ -1,7 +1,3 @@
 # FRSKD with overhaul as its feature term.
-_base_ = '../frskd_det.py'
-distiller = dict(
-    # A sum over all places. None is published for detection: beta of the overhaul
-    # authors' segmentation code (clovaai/overhaul-distillation@76344a8), untuned
-    feature_loss=dict(_delete_=True, type='frskd_mm.OverhaulLoss', loss_weight=1e-5)
-)
+_base_ = ['../frskd_det.py', '../overhaul_dense.py']
+distiller = dict(feature_loss=dict(_delete_=True, **_base_._feature_loss))

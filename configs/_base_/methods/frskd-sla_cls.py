@@ -2,8 +2,10 @@
 _base_ = '../frskd_cls.py'
 distiller = dict(
     type='frskd_mm.FRSKDSLA',
-    # lambda; alpha and beta are those of FRSKD
+    # lambda; alpha, beta and the temperature are those of FRSKD
     aggregate_loss=dict(
-        type='frskd_mm.SoftLabelLoss', temperature=4.0, loss_weight=1.0
+        type='frskd_mm.SoftLabelLoss',
+        temperature=_base_.distiller.soft_label.temperature,
+        loss_weight=1.0,
     ),
 )

@@ -1,6 +1,6 @@
 # Soft labels and overhaul from a pretrained teacher.
-_base_ = './kd_cls.py'
+_base_ = ['./kd_cls.py', '../overhaul.py']
 distiller = dict(
-    # the paper's weight for CIFAR-100
-    feature_loss=dict(type='frskd_mm.OverhaulLoss', loss_weight=1e-3, margin='batch')
+    # 'norm' would need to know which norm precedes a map of the teacher's.
+    feature_loss=dict(**_base_._feature_loss, margin='batch')
 )

@@ -1,14 +1,9 @@
 # Distillation from a pretrained detector. No settings were published: the soft
-# labels are those of FRSKD, and the task losses count in full.
-_base_ = './kd_cls.py'
+# labels are those of FRSKD, and the task losses count in full. The experiment names
+# teacher and checkpoint.
+_base_ = '../frskd_det.py'
 distiller = dict(
-    student_loss_weight=1.0,
-    soft_label=dict(
-        _delete_=True,
-        type='frskd_mm.DetSoftLabelLoss',
-        temperature=1.0,
-        loss_weight=1.0,
-        foreground='confidence',
-        bbox_weight=0.0,
-    ),
+    _delete_=True,
+    type='frskd_mm.PretrainedTeacher',
+    soft_label=_base_.distiller.soft_label,
 )

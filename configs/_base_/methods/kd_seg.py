@@ -1,12 +1,9 @@
-# Distillation from a pretrained segmentor. No settings were published: alpha and
-# the temperature are those of FRSKD, and the task loss counts in full.
-_base_ = './kd_cls.py'
+# Distillation from a pretrained segmentor. No settings were published: the soft
+# labels are those of FRSKD, and the task losses count in full. The experiment names
+# teacher and checkpoint.
+_base_ = '../frskd_seg.py'
 distiller = dict(
-    student_loss_weight=1.0,
-    soft_label=dict(
-        _delete_=True,
-        type='frskd_mm.PixelSoftLabelLoss',
-        temperature=1.0,
-        loss_weight=1.0,
-    ),
+    _delete_=True,
+    type='frskd_mm.PretrainedTeacher',
+    soft_label=_base_.distiller.soft_label,
 )

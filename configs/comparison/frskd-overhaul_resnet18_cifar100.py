@@ -1,8 +1,0 @@
-# FRSKD with overhaul as its feature term, ResNet-18, CIFAR-100.
-_base_ = '../frskd_resnet18_cifar100.py'
-model = dict(
-    distiller=dict(
-        # beta of the overhaul paper; none is published for FRSKD
-        feature_loss=dict(_delete_=True, type='frskd_mm.OverhaulLoss', loss_weight=1e-3)
-    )
-)

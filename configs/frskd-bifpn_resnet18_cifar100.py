@@ -1,7 +1,0 @@
-# FRSKD with the BiFPN self-teacher: 256 channels at every level.
-_base_ = './frskd_resnet18_cifar100.py'
-model = dict(
-    distiller=dict(
-        neck=dict(_delete_=True, type='frskd_mm.BiFPN', out_channels=256, depth=2)
-    )
-)
