@@ -14,6 +14,7 @@ from frskd_mm.models.losses.feature_loss import build_feature_loss
 from frskd_mm.models.passes import Pass
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.checkpoint import weights_of
+from frskd_mm.utils.preprocessing import renormalizer
 
 from .base import TeachingDistiller, scale_losses
 
@@ -43,8 +44,9 @@ class PretrainedTeacher(TeachingDistiller):
     All terms train the student (and the adapters of L_F). The teacher is
     frozen, always in eval mode, and never saved: its weights come from
     ``checkpoint``, at every start, by ``init_weights()``, so testing and
-    exporting need no teacher. It sees the images that the student's data
-    preprocessor gives and should have been trained with equal mean and std.
+    exporting need no teacher. It sees the student's images as its own data
+    preprocessor would give them, with its mean, standard deviation and order of
+    channels; if its config has none, as the student's gives them.
 
     For dense prediction the teacher has the student's kind of head. Some
     detection heads scale their boxes in eval mode; distil classes there.
@@ -72,8 +74,8 @@ class PretrainedTeacher(TeachingDistiller):
             dry forward.
 
     Raises:
-        ValueError: If teacher and student do not fit, or the checkpoint does
-            not fit the teacher.
+        ValueError: If teacher and student do not fit, the checkpoint does not fit
+            the teacher, or the student's images cannot be turned into the teacher's.
         FileNotFoundError: If the checkpoint does not exist.
     """
 
@@ -103,9 +105,15 @@ class PretrainedTeacher(TeachingDistiller):
         self.student_loss_weight = student_loss_weight
         self.source = source or self.task.default_source(student)
         self.soft_label = MODELS.build(soft_label)
-        self._frozen = Frozen(_build_teacher(teacher))
+        teacher_cfg = _teacher_cfg(teacher)
+        self._frozen = Frozen(MODELS.build(teacher_cfg))
         self._has_weights = False
         _check_classes(student, self.teacher)
+        self.renormalize = None
+        if teacher_cfg.get('data_preprocessor'):
+            self.renormalize = renormalizer(
+                student.data_preprocessor, self.teacher.data_preprocessor
+            )
         self.feature_loss = None
         if feature_loss is not None:
             in_channels, out_channels = self._pair_levels(student, input_size)
@@ -145,6 +153,8 @@ class PretrainedTeacher(TeachingDistiller):
         teacher = self.teacher
         if next(teacher.parameters()).device != inputs.device:
             teacher.to(inputs.device)  # FSDP moves without _apply
+        if self.renormalize is not None:
+            inputs = self.renormalize(inputs, data_samples)
         return self.task.run(
             teacher,
             teacher.loss,
@@ -189,11 +199,20 @@ class PretrainedTeacher(TeachingDistiller):
         return in_channels, out_channels
 
 
-def _build_teacher(teacher: Union[dict, str]) -> BaseModel:
-    cfg = Config.fromfile(teacher).model if isinstance(teacher, str) else teacher
+def _teacher_cfg(teacher: Union[dict, str]) -> Dict[str, Any]:
+    """Return the teacher's model config, with what preprocesses its images."""
+    cfg: Any = teacher
+    preprocessor = None
+    if isinstance(teacher, str):
+        whole = Config.fromfile(teacher)
+        # Where mmpretrain keeps it.
+        cfg, preprocessor = whole.model, whole.get('data_preprocessor')
     if str(cfg['type']).endswith('Distilled'):
+        preprocessor = cfg.get('data_preprocessor') or preprocessor
         cfg = cfg['student']
-    return MODELS.build(cfg)
+    if preprocessor and not cfg.get('data_preprocessor'):
+        return {**cfg, 'data_preprocessor': preprocessor}
+    return dict(cfg)
 
 
 def _check_classes(student: BaseModel, teacher: BaseModel) -> None:

@@ -93,6 +93,61 @@ def test_terms_equal_the_equations(checkpoint):
         torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-6)
 
 
+RGB = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+CAFFE = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0])
+
+
+def distilled_preprocessing(student, teacher):
+    cfg = toy_student_cfg()
+    cfg['data_preprocessor'] = dict(type='mmpretrain.ClsDataPreprocessor', **student)
+    model = MODELS.build(
+        dict(type='frskd_mm.Distilled', student=cfg, distiller=teacher)
+    )
+    model.init_weights()
+    return model
+
+
+@pytest.mark.parametrize('form', ['dict', 'file', 'distilled file'])
+def test_a_teacher_sees_what_its_own_preprocessor_would_give(
+    form, checkpoint, tmp_path
+):
+    """A caffe-style teacher fell to chance on the student's images."""
+    caffe, teacher = dict(type='mmpretrain.ClsDataPreprocessor', **CAFFE), teacher_cfg()
+    if form == 'dict':
+        teacher['data_preprocessor'] = caffe
+    else:  # mmpretrain's configs have it beside the model
+        if form == 'distilled file':
+            teacher = dict(
+                type='frskd_mm.Distilled', student=teacher, distiller=toy_frskd_cfg()
+            )
+        path = tmp_path / 'teacher.py'
+        path.write_text(f'model = {teacher}\ndata_preprocessor = {caffe}\n')
+        teacher = str(path)
+    model = distilled_preprocessing(RGB, distiller_cfg(checkpoint, teacher=teacher))
+    batch = toy_batch()
+    batch['inputs'] = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    given = model.data_preprocessor(deepcopy(batch), False)
+    kd = model(**given, mode='loss')['loss_kd']
+
+    alone = loaded_teacher(checkpoint)
+    own = MODELS.build(caffe)(deepcopy(batch), False)['inputs']
+    logits = model(given['inputs'], mode='tensor')
+    expected = 0.9 * reference.soft_label(logits, alone(own, mode='tensor'), 4.0)
+    torch.testing.assert_close(kd, expected, rtol=1e-4, atol=1e-6)
+    unlike = 0.9 * reference.soft_label(
+        logits, alone(given['inputs'], mode='tensor'), 4.0
+    )
+    assert not torch.allclose(kd, unlike, rtol=0.1)
+    assert not any('renormalize' in name for name in model.state_dict())
+
+
+def test_a_teacher_without_a_preprocessor_sees_the_students_images(checkpoint):
+    same = {**teacher_cfg(), 'data_preprocessor': dict(RGB)}
+    for teacher in (teacher_cfg(), same):
+        cfg = distiller_cfg(checkpoint, teacher=teacher)
+        assert distilled_preprocessing(RGB, cfg).distiller.renormalize is None
+
+
 @pytest.mark.parametrize('term', FEATURE_TERMS)
 def test_each_term_trains_only_its_parts(term, checkpoint):
     model = toy_model(distiller_cfg(checkpoint, feature_loss=FEATURE_TERMS[term]))
