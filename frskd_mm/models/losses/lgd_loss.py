@@ -1,0 +1,112 @@
+"""The feature loss of label-guided self-distillation."""
+
+from typing import Any, List, Optional, Sequence
+
+import torch
+from mmengine.model import ModuleList
+from torch import Tensor, nn
+
+from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments
+from frskd_mm.utils.precision import at_least_fp32, full_precision
+
+from .feature_loss import FeatureLoss, check_levels
+
+
+@MODELS.register_module()
+class LGDLoss(FeatureLoss):
+    r"""Mean squared error between adapted and teacher maps, both normalised.
+
+    .. math::
+        L = \frac{1}{\sum_i |T_i|} \sum_i \sum (IN(r(F_i)) - IN(T_i))^2
+
+    r is an adapter of three 3x3 convolutions with ReLUs between them, and IN
+    gives each image's channels mean 0 and variance 1. The mean is over all
+    places of all levels together, so fine levels count more. With weights of
+    the positions it is weighted. The adapter is the same for all levels where
+    all have as many channels, as in the source, else one a level. The teacher's
+    maps are detached, and all is computed in fp32.
+
+    Paper: LGD: Label-guided Self-distillation for Object Detection, AAAI 2022,
+    https://arxiv.org/abs/2109.11496
+    Source: megvii-research/LGD@e03357d, models/base_distillator.py and
+    models/adapters/sequential_convs.py
+
+    Args:
+        in_channels (Sequence[int]): Channels c_i of the student's maps, given
+            by the distiller.
+        out_channels (Sequence[int]): Channels d_i of the teacher's maps, given
+            by the distiller.
+        loss_weight (float): Beta. Defaults to 1.0.
+        **kwargs: Other arguments of :class:`FeatureLoss`.
+    """
+
+    loss_name = 'loss_lgd'
+
+    @check_arguments(loss_weight=NOT_NEGATIVE)
+    def __init__(
+        self,
+        in_channels: List[int],
+        out_channels: List[int],
+        loss_weight: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(loss_weight, **kwargs)
+        pairs = list(zip(in_channels, out_channels))
+        self.num_levels = len(pairs)
+        if len(set(pairs)) == 1:
+            pairs = pairs[:1]
+        self.adapters = ModuleList(
+            nn.Sequential(
+                nn.Conv2d(c, d, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(d, d, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(d, d, 3, padding=1),
+            )
+            for c, d in pairs
+        )
+
+    def forward(
+        self,
+        student_feats: Sequence[Tensor],
+        teacher_feats: Sequence[Tensor],
+        weights: Optional[Sequence[Tensor]] = None,
+    ) -> Tensor:
+        """Compute the weighted loss, see :class:`FeatureLoss`."""
+        check_levels(student_feats, teacher_feats)
+        given: Sequence[Optional[Tensor]] = weights or [None] * len(student_feats)
+        with full_precision(student_feats[0]):
+            sums = [
+                self.level_loss(level, student, teacher.detach(), weight)
+                for level, (student, teacher, weight) in enumerate(
+                    zip(student_feats, teacher_feats, given)
+                )
+            ]
+            counts = [
+                feat.new_tensor(float(feat.numel()), dtype=torch.float32)
+                if weight is None
+                else feat.shape[1] * weight.sum()
+                for feat, weight in zip(teacher_feats, given)
+            ]
+            total = torch.stack(counts).sum().clamp(min=1e-6)
+            return self.loss_weight * torch.stack(sums).sum() / total
+
+    def level_loss(
+        self, level: int, student: Tensor, teacher: Tensor, weight: Optional[Tensor]
+    ) -> Tensor:
+        """Sum up the squared differences of one level."""
+        adapt = self.adapters[level if len(self.adapters) > 1 else 0]
+        ours, theirs = (
+            _instance_norm(feat)
+            for feat in (adapt(at_least_fp32(student)), at_least_fp32(teacher))
+        )
+        squares = (ours - theirs).square()
+        return squares.sum() if weight is None else (squares * weight[:, None]).sum()
+
+
+def _instance_norm(feat: Tensor) -> Tensor:
+    """Give every image's channels mean 0 and variance 1; a map of one place is 0."""
+    centred = feat - feat.mean(dim=(2, 3), keepdim=True)
+    variance = centred.square().mean(dim=(2, 3), keepdim=True)
+    return centred * torch.rsqrt(variance + 1e-5)
