@@ -3,6 +3,7 @@
 from .backbones import EfficientNetLite, PassThrough, WideResNet
 from .distilled import Distilled, distill
 from .distillers import FRSKD, BaseDistiller
+from .label_guidance import LabelGuidance
 from .losses import (
     AttentionTransferLoss,
     DetAttentionTransferLoss,
@@ -26,6 +27,7 @@ __all__ = [
     'EfficientNetLite',
     'FPNBiFPNSeg',
     'FRSKD',
+    'LabelGuidance',
     'PassThrough',
     'PixelSoftLabelLoss',
     'SelfTeacher',

@@ -39,3 +39,9 @@ class Pass:
     def maps(self, preact: bool) -> Tuple[Tensor, ...]:
         """Return the maps, or what they were before their last ReLU."""
         return self.preacts if preact else self.feats
+
+
+def map_size(level: Tensor) -> Tuple[int, int]:
+    """Return height and width of a map (N, C, H, W)."""
+    height, width = level.shape[2:]
+    return height, width

@@ -146,20 +146,19 @@ class SelfTeacher(BaseModule):
         """The norm that ends each refined map before its activation, if known."""
         return self.neck.output_norms if isinstance(self.neck, RefiningNeck) else None
 
-    def refine(self, feats: Sequence[Tensor], detach: bool) -> Tuple[Tensor, ...]:
+    def refine(self, feats: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         """Refine the student's maps.
 
         Args:
             feats: Per level (N, c_i, H_i, W_i), fine to coarse.
-            detach: Whether gradients stop here instead of reaching the student.
 
         Returns:
             tuple[Tensor]: Per level (N, d_i, H_i, W_i).
         """
-        return self.neck([feat.detach() for feat in feats] if detach else list(feats))
+        return self.neck(list(feats))
 
     def refine_with_preacts(
-        self, feats: Sequence[Tensor], detach: bool
+        self, feats: Sequence[Tensor]
     ) -> Tuple[Tuple[Tensor, ...], Tuple[Tensor, ...]]:
         """Refine the student's maps, as :meth:`refine` does.
 
@@ -167,12 +166,12 @@ class SelfTeacher(BaseModule):
             tuple: The refined maps, and the same before their last ReLU.
         """
         with PreactRecorder({'feats': (self.neck, 'forward')}) as record:
-            refined = self.refine(feats, detach)
+            refined = self.refine(feats)
         return refined, as_levels(record.last('preacts'))
 
     def predict(self, feats: Sequence[Tensor], data_samples: Sequence[Any]) -> Any:
         """Predict from the student's maps, in the host library's form."""
-        return self.twin.predict(self.refine(feats, detach=True), data_samples)
+        return self.twin.predict(self.refine(feats), data_samples)
 
 
 def _other(source: str) -> str:

@@ -24,6 +24,11 @@ class WeightSchedule:
       epochs (iterations) between ``begin`` and the end of training, or
       ``ramp_end``, that the present one completes; so the last one has t = 1.
 
+    With ``decay_begin`` it then falls to 0 along half a cosine: it is multiplied
+    with (1 + cos(pi * s)) / 2, s being the fraction of the epochs (iterations)
+    between ``decay_begin`` and ``end`` that lie behind the present one. What
+    remains of the training is for the labels alone.
+
     Progress is read from MMEngine's ``MessageHub``, where every runner keeps
     it, so resuming needs nothing and no hook has to be configured. Without a
     runner the factor is that of the first epoch. Compiled code cannot read it
@@ -43,6 +48,8 @@ class WeightSchedule:
         ramp (str, optional): None or 'sigmoid'. Defaults to None.
         ramp_end (int | float, optional): Epoch (iteration) whose start ends the
             ramp, or a fraction. Defaults to the end of training.
+        decay_begin (int | float, optional): First epoch (iteration) in which the
+            factor falls, or a fraction. Defaults to never.
         by_epoch (bool): Whether the numbers are epochs. Defaults to True.
 
     Raises:
@@ -55,6 +62,7 @@ class WeightSchedule:
         end=NOT_NEGATIVE,
         ramp=one_of(None, 'sigmoid'),
         ramp_end=NOT_NEGATIVE,
+        decay_begin=NOT_NEGATIVE,
     )
     def __init__(
         self,
@@ -62,6 +70,7 @@ class WeightSchedule:
         end: Optional[float] = None,
         ramp: Optional[str] = None,
         ramp_end: Optional[float] = None,
+        decay_begin: Optional[float] = None,
         by_epoch: bool = True,
     ) -> None:
         if _precedes(end, begin):
@@ -70,17 +79,23 @@ class WeightSchedule:
             raise ValueError(
                 f'Need begin < ramp_end, got begin={begin}, ramp_end={ramp_end}.'
             )
+        if decay_begin is not None and _precedes(end, decay_begin):
+            raise ValueError(
+                f'Need decay_begin < end, got decay_begin={decay_begin}, end={end}.'
+            )
         self.begin = begin
         self.end = end
         self.ramp = ramp
         self.ramp_end = ramp_end
+        self.decay_begin = decay_begin
         self.by_epoch = by_epoch
         self._factor: Optional[float] = None
 
     @property
     def is_constant(self) -> bool:
         """Whether the factor is 1 throughout."""
-        return self.begin == 0 and self.end is None and self.ramp is None
+        given = (self.end, self.ramp, self.decay_begin)
+        return self.begin == 0 and all(value is None for value in given)
 
     def __call__(self) -> float:
         """Return the factor at the runner's present epoch or iteration."""
@@ -104,17 +119,22 @@ class WeightSchedule:
         current, length = training_progress(self.by_epoch)
         is_training = length is not None
         total = current + 1 if length is None else length
-        begin, end, ramp_end = (
-            _absolute(value, total) for value in (self.begin, self.end, self.ramp_end)
+        begin, end, ramp_end, decay_begin = (
+            _absolute(value, total)
+            for value in (self.begin, self.end, self.ramp_end, self.decay_begin)
         )
         if is_training:
             self._check_length(begin, min(end, total), ramp_end, total)
         if not begin <= current < end:
             return 0.0
-        if self.ramp is None:
-            return 1.0
-        t = min(1.0, (current + 1 - begin) / max(1, ramp_end - begin))
-        return math.exp(-5.0 * (1.0 - t) ** 2)
+        factor = 1.0
+        if self.ramp is not None:
+            t = min(1.0, (current + 1 - begin) / max(1, ramp_end - begin))
+            factor = math.exp(-5.0 * (1.0 - t) ** 2)
+        if self.decay_begin is not None and current > decay_begin:
+            s = (current - decay_begin) / max(1, min(end, total) - decay_begin)
+            factor *= 0.5 * (1.0 + math.cos(math.pi * s))
+        return factor
 
     def _check_length(
         self, begin: float, end: float, ramp_end: float, total: int

@@ -223,3 +223,26 @@ def test_a_ramp_by_epochs_in_an_iteration_based_loop_is_warned_of(tmp_path):
     runner.train()
     log = Path(runner.log_dir, f'{runner.timestamp}.log').read_text()
     assert log.count('set by_epoch=False') == 1
+
+
+@pytest.mark.parametrize('unit', ['epoch', 'iter'])
+def test_decays_along_half_a_cosine(unit):
+    schedule = WeightSchedule(decay_begin=2, end=6, by_epoch=unit == 'epoch')
+    assert not schedule.is_constant
+    cosine = [0.5 * (1 + math.cos(math.pi * s / 4)) for s in range(4)]
+    expected = [1, 1, *cosine, 0, 0]
+    assert factors(schedule, 8, unit, total=8) == pytest.approx(expected)
+
+
+def test_decays_until_the_end_of_training_after_a_ramp():
+    schedule = WeightSchedule(begin=2, ramp='sigmoid', ramp_end=6, decay_begin=0.5)
+    ramp = WeightSchedule(begin=2, ramp='sigmoid', ramp_end=6)
+    total = 12
+    decayed = [1.0] * 6 + [0.5 * (1 + math.cos(math.pi * s / 6)) for s in range(6)]
+    expected = [a * b for a, b in zip(factors(ramp, total, total=total), decayed)]
+    assert factors(schedule, total, total=total) == pytest.approx(expected)
+
+
+def test_a_decay_after_the_end_is_refused():
+    with pytest.raises(ValueError, match='decay_begin=5, end=4'):
+        WeightSchedule(decay_begin=5, end=4)

@@ -33,7 +33,7 @@ def draw_architecture(model: BaseModel, image: Tensor, path: str) -> None:
     model.eval()
     with torch.no_grad():
         feats = distiller.task.extract_feats(model, distiller.source, image)
-        refined = self_teacher.refine(feats, detach=True)
+        refined = self_teacher.refine(feats)
 
     bottom = -1.0  # row of the student's head; levels are rows 0 to n - 1
     last_row = float(len(feats) - 1)

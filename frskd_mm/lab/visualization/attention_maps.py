@@ -31,7 +31,7 @@ def attention_maps(model: BaseModel, inputs: Tensor) -> List[Tuple[Tensor, Tenso
     distiller = model.distiller
     model.eval()
     feats = distiller.task.extract_feats(model, distiller.source, inputs)
-    refined = distiller.self_teacher.refine(feats, detach=True)
+    refined = distiller.self_teacher.refine(feats)
     return [(_relative(f), _relative(t)) for f, t in zip(feats, refined)]
 
 

@@ -63,6 +63,9 @@ class FRSKD(TeachingDistiller):
         twin (dict, optional): Settings merged into the inferred twin config.
         input_size (tuple[int, int], optional): Image height and width of the
             dry forward.
+        guidance (dict, optional): Settings of ``LabelGuidance``, with which the
+            self-teacher sees the ground truth; {} for its defaults. An
+            extension. None by default: the published method.
 
     Raises:
         ValueError: If neck and student do not fit.
@@ -85,6 +88,7 @@ class FRSKD(TeachingDistiller):
         source: Optional[str] = None,
         twin: Optional[dict] = None,
         input_size: Optional[Tuple[int, int]] = None,
+        guidance: Optional[dict] = None,
     ) -> None:
         super().__init__(student, weight_schedule)
         self.source = source or self.task.default_source(student)
@@ -101,6 +105,16 @@ class FRSKD(TeachingDistiller):
             out_channels=self.self_teacher.out_channels,
             teacher_norms=self.self_teacher.output_norms,
         )
+        self.guidance: Any = None
+        if guidance is not None:
+            identity = guidance.get('identity', True)
+            self.guidance = MODELS.build(
+                {'type': 'frskd_mm.LabelGuidance', **guidance},
+                default_args=dict(
+                    in_channels=self.self_teacher.in_channels,
+                    num_maps=self.task.num_drawn_maps(student, identity),
+                ),
+            )
         if not self.is_active:
             # DistributedDataParallel would wait for gradients that never come.
             self.requires_grad_(False)
@@ -153,14 +167,17 @@ class FRSKD(TeachingDistiller):
         self, student: BaseModel, student_pass: Pass, data_samples: Sequence[Any]
     ) -> Pass:
         """Refine the student's maps and let the twin score what comes out."""
-        self_teacher, detach = self.self_teacher, self.detach_inputs
+        self_teacher, feats = self.self_teacher, student_pass.feats
+        if self.detach_inputs:
+            feats = tuple(feat.detach() for feat in feats)
+        if self.guidance is not None:
+            drawn = self.task.draw_labels(student, data_samples, feats, self.guidance)
+            feats = self.guidance(feats, drawn)
         preacts: Tuple[Tensor, ...] = ()
         if self.preact:
-            refined, preacts = self_teacher.refine_with_preacts(
-                student_pass.feats, detach
-            )
+            refined, preacts = self_teacher.refine_with_preacts(feats)
         else:
-            refined = self_teacher.refine(student_pass.feats, detach)
+            refined = self_teacher.refine(feats)
         self_teacher.follow_switches(student)
         twin_pass = self.run_twin(
             self_teacher.twin, refined, data_samples, student_pass

@@ -7,6 +7,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
+from frskd_mm.models.label_guidance import LabelGuidance
 from frskd_mm.models.losses.soft_labels import SoftLabels
 from frskd_mm.models.passes import Pass
 from frskd_mm.utils.model import dry_run
@@ -252,6 +253,45 @@ class Task(ABC):
                 'from the feature_loss of the distiller.'
             )
         return None
+
+    def num_drawn_maps(self, student: BaseModel, identity: bool) -> int:
+        """Return how many maps :meth:`draw_labels` draws a level.
+
+        Args:
+            student: The student.
+            identity: Whether each class has a map of its own.
+
+        Raises:
+            TypeError: If the labels of this task have no places.
+        """
+        raise TypeError(
+            f'{type(student).__name__} has no labels with a place that could be drawn: '
+            'guidance is for segmentors and detectors. Remove guidance from the '
+            'distiller.'
+        )
+
+    def draw_labels(
+        self,
+        student: BaseModel,
+        data_samples: Sequence[Any],
+        feats: Sequence[Tensor],
+        guidance: LabelGuidance,
+    ) -> List[Tensor]:
+        """Draw the ground truth on maps, as a ``LabelGuidance`` wants it.
+
+        Args:
+            student: The student.
+            data_samples: The N annotations.
+            feats: The maps, per level (N, C, H, W), whose sizes are taken.
+            guidance: How much is left out and jittered.
+
+        Returns:
+            list[Tensor]: Per level (N, maps, H, W), fp32.
+
+        Raises:
+            ValueError: If the annotations have no labels.
+        """
+        raise NotImplementedError
 
     def predict(
         self,

@@ -3,18 +3,20 @@
 from copy import deepcopy
 from typing import Any, Dict, List, Optional, Sequence
 
+import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from frskd_mm.models.label_guidance import LabelGuidance, draw_boxes, jitter_boxes
 from frskd_mm.models.losses.soft_labels import SoftLabels
-from frskd_mm.models.passes import Pass
+from frskd_mm.models.passes import Pass, map_size
 from frskd_mm.utils.recorder import Target
 
 from .base import Task, rewire, sample_name
 from .readers.base import PLAIN_TERMS, find_readers
-from .readers.dense import DenseReader, cells_in_boxes, map_size
+from .readers.dense import DenseReader, cells_in_boxes
 from .readers.proposal import roi_stages
 
 
@@ -119,11 +121,46 @@ class DetectionTask(Task):
             for level, size in zip(maps.confidence_weight(), sizes)
         ]
 
-    def check_labels(self, student: BaseModel, data_samples: Sequence[Any]) -> None:
-        """Require 0 <= label < num_classes."""
+    def num_drawn_maps(self, student: BaseModel, identity: bool) -> int:
+        """Return the classes, if they are drawn, the region and four distances."""
+        return (self._num_classes(student) or 0 if identity else 0) + 5
+
+    def draw_labels(
+        self,
+        student: BaseModel,
+        data_samples: Sequence[Any],
+        feats: Sequence[Tensor],
+        guidance: LabelGuidance,
+    ) -> List[Tensor]:
+        """Draw the boxes, see :func:`draw_boxes`."""
+        height, width = data_samples[0].batch_input_shape
+        boxes, labels = [], []
+        for sample in data_samples:
+            if 'gt_instances' not in sample:
+                raise ValueError(
+                    f'{sample_name(sample)} has no boxes (gt_instances) that could '
+                    'guide the self-teacher. Add LoadAnnotations to the training '
+                    'pipeline, or remove guidance from the distiller.'
+                )
+            found = sample.gt_instances.bboxes
+            found = getattr(found, 'tensor', found)
+            kept = torch.rand(len(found), device=found.device) >= guidance.drop
+            moved = jitter_boxes(found[kept], guidance.jitter, (height, width))
+            boxes.append(moved)
+            labels.append(sample.gt_instances.labels[kept])
+        classes = self._num_classes(student) or 0 if guidance.identity else 0
+        sizes = [map_size(feat) for feat in feats]
+        return draw_boxes(boxes, labels, classes, (height, width), sizes)
+
+    @staticmethod
+    def _num_classes(student: BaseModel) -> Optional[int]:
         stages = roi_stages(student)
         head = stages[0].bbox_head if stages else getattr(student, 'bbox_head', None)
-        num_classes = getattr(head, 'num_classes', None)
+        return getattr(head, 'num_classes', None)
+
+    def check_labels(self, student: BaseModel, data_samples: Sequence[Any]) -> None:
+        """Require 0 <= label < num_classes."""
+        num_classes = self._num_classes(student)
         if num_classes is None:
             return
         for sample in data_samples:

@@ -8,8 +8,9 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
+from frskd_mm.models.label_guidance import LabelGuidance, draw_label_maps
 from frskd_mm.models.losses.soft_labels import SoftLabels
-from frskd_mm.models.passes import Pass
+from frskd_mm.models.passes import Pass, map_size
 from frskd_mm.utils.recorder import Target, shadow, unshadow
 
 from .base import Task, rewire, sample_name
@@ -100,6 +101,35 @@ class SegmentationTask(Task):
             for pair in maps
         ]
 
+    def num_drawn_maps(self, student: BaseModel, identity: bool) -> int:
+        """Return the number of classes, or 1."""
+        return _compared_head(student).num_classes if identity else 1
+
+    def draw_labels(
+        self,
+        student: BaseModel,
+        data_samples: Sequence[Any],
+        feats: Sequence[Tensor],
+        guidance: LabelGuidance,
+    ) -> List[Tensor]:
+        """Draw the label maps, see :func:`draw_label_maps`."""
+        for sample in data_samples:
+            if 'gt_sem_seg' not in sample:
+                raise ValueError(
+                    f'{sample_name(sample)} has no label map (gt_sem_seg) that could '
+                    'guide the self-teacher. Add LoadAnnotations to the training '
+                    'pipeline, or remove guidance from the distiller.'
+                )
+        head = _compared_head(student)
+        return draw_label_maps(
+            torch.stack([sample.gt_sem_seg.data[0] for sample in data_samples]),
+            head.num_classes,
+            head.ignore_index,
+            [map_size(feat) for feat in feats],
+            guidance.drop,
+            guidance.identity,
+        )
+
     def predict(
         self,
         student: BaseModel,
@@ -116,7 +146,7 @@ class SegmentationTask(Task):
 
         def encode_decode(window: Tensor, batch_img_metas: List[dict]) -> Tensor:
             feats = self.extract_feats(student, source, window)
-            refined = self_teacher.refine(feats, detach=True)
+            refined = self_teacher.refine(feats)
             return self_teacher.twin.encode_decode(refined, batch_img_metas)
 
         shadow(student, 'encode_decode', encode_decode)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from frskd_mm.models.losses.foreground import confidence_weight, inside_boxes
 from frskd_mm.models.losses.soft_labels import SoftLabels
-from frskd_mm.models.passes import Pass
+from frskd_mm.models.passes import Pass, map_size
 from frskd_mm.registry import HEAD_READERS
 from frskd_mm.utils.recorder import Target
 
@@ -176,12 +176,6 @@ class DenseMaps:
                 for size, priors in zip(self.sizes, self.priors)
             ]
         )
-
-
-def map_size(level: Tensor) -> Tuple[int, int]:
-    """Return height and width of a map (N, C, H, W)."""
-    height, width = level.shape[2:]
-    return height, width
 
 
 def cells_in_boxes(data_samples: Sequence[Any], size: Tuple[int, int]) -> Tensor:
