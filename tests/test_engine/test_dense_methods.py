@@ -12,13 +12,16 @@ from frskd_mm.utils.model import build_model
 
 #: The terms that each method adds, whatever part of it they are of.
 TERMS = {
+    'auxiliary': set(),
     'byot': {'loss_kd', 'loss_hint'},
     'frskd': {'loss_kd', 'loss_at'},
+    'frskd-attached': {'loss_kd', 'loss_at'},
     'frskd-bifpn': {'loss_kd', 'loss_at'},
     'frskd-f': {'loss_kd'},
     'frskd-fitnet': {'loss_kd', 'loss_fitnet'},
     'frskd-overhaul': {'loss_kd', 'loss_overhaul'},
     'kd': {'loss_kd'},
+    'label-guided': {'loss_pkd'},
     'sad': {'loss_sad'},
 }
 #: SyncBN needs a GPU, and 32 groups need wider maps.
@@ -43,7 +46,7 @@ def test_it_trains(task, method, tmp_path):
         checkpoint = str(tmp_path / 'teacher.pth')
         torch.save(build_model(plain).state_dict(), checkpoint)
         distiller = dict(teacher=plain.model.to_dict(), checkpoint=checkpoint)
-    elif method.startswith('frskd'):  # distilled from the first iteration on
+    elif method not in ('byot', 'sad'):  # distilled from the first iteration on
         distiller = dict(neck=dict(norm_cfg=NORMS[task]), weight_schedule=dict(begin=0))
     cfg = wrap(plain, method, distiller=distiller)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):

@@ -1,4 +1,5 @@
 # Ours, an extension: FRSKD whose self-teacher sees the ground truth.
+# python tools/train.py CONFIG --method label-guided
 _base_ = '../frskd_det.py'
 distiller = dict(
     guidance=dict(drop=0.2, jitter=0.1),

@@ -1,4 +1,5 @@
 # Ours, an extension: FRSKD whose self-teacher sees the ground truth.
+# python tools/train.py CONFIG --method label-guided
 _base_ = '../frskd_seg.py'
 distiller = dict(
     guidance=dict(drop=0.2),
