@@ -228,6 +228,20 @@ def test_weights_of_another_model_are_not_scored(kind, options, message, tmp_pat
         evaluate(cfg, weights)
 
 
+def test_strategies_do_not_score_weights_of_another_model(tmp_path):
+    """FlexibleRunner has no model before it starts."""
+    options = {'runner_type': 'FlexibleRunner'}
+    cfg = digits_config('wrn10-1_digits.py', **options)
+    cfg.test_dataloader.dataset.indices = 20
+    model = build_model(cfg)
+    other = digits_config(
+        'wrn10-1_digits.py', **options, **{'model.head.num_classes': 7}
+    )
+    assert 'accuracy/top1' in evaluate(*plain_files(tmp_path, cfg, model))
+    with pytest.raises(ValueError, match='another model'):
+        evaluate(*plain_files(tmp_path, other, model))
+
+
 def test_weights_of_another_task_are_not_scored(tmp_path):
     classifier = build_model(digits_config('wrn10-1_digits.py'))
     cfg = digits_config('fcn_r18-c16_digit-scenes.py')

@@ -7,8 +7,7 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 from mmengine.config import Config
 
 from frskd_mm.engine.config import configure_run
-from frskd_mm.engine.export import student_config
-from frskd_mm.engine.wrap import wrap
+from frskd_mm.engine.wrap import student_config, wrap
 from frskd_mm.lab.peak import find_function
 from frskd_mm.lab.trial import find_image_size, find_num_classes, without_weights
 

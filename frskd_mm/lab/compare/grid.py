@@ -15,8 +15,8 @@ from mmengine.config import Config
 
 import frskd_mm
 from frskd_mm.engine.config import load_config
-from frskd_mm.engine.export import student_config
-from frskd_mm.engine.wrap import PLAIN, method_name, wrap
+from frskd_mm.engine.methods import PLAIN, method_name
+from frskd_mm.engine.wrap import student_config, wrap
 from frskd_mm.utils.model import build_model
 
 from .length import MARK, lengthen, split_length

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 import numpy as np
 from mmengine.config import Config
 
-from frskd_mm.engine.wrap import PLAIN
+from frskd_mm.engine.methods import PLAIN
 from frskd_mm.evaluation.calibration import Predictions
 from frskd_mm.lab.statistics import mean_std, paired_interval
 from frskd_mm.lab.tables import markdown_table

@@ -16,8 +16,9 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor
 
 from frskd_mm.engine.config import check_checkpoint_file, configure_run
-from frskd_mm.engine.export import student_config, write_student
+from frskd_mm.engine.export import write_student
 from frskd_mm.engine.runs import build_runner
+from frskd_mm.engine.wrap import student_config
 from frskd_mm.lab.peak import resident_peak
 from frskd_mm.lab.scalars import read_scalars
 from frskd_mm.models.distilled import Distilled
