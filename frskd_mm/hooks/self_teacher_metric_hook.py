@@ -1,0 +1,76 @@
+"""What the self-teacher itself scores, beside its student."""
+
+from typing import Any, Dict
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner.amp import autocast
+
+from frskd_mm.registry import HOOKS
+from frskd_mm.utils.arguments import at_least, check_arguments
+from frskd_mm.utils.model import unwrap
+from frskd_mm.utils.random import isolated_rng
+
+
+@HOOKS.register_module()
+class SelfTeacherMetricHook(Hook):
+    """Validate the self-teacher after the student, on the same data.
+
+    A self-teacher that is no better than its student cannot teach it. Its
+    metrics are logged as ``self_teacher/accuracy/top1`` and so on, in the log and
+    in all backends of the visualizer. They take no part in choosing the best
+    checkpoint, draw no random numbers, and cost a second validation. Measured are
+    the weights that train, not their average (EMA).
+
+    Args:
+        interval (int): Validations from one measurement to the next.
+            Defaults to 1.
+
+    Raises:
+        TypeError: When validation begins, if the model has no self-teacher.
+    """
+
+    # After hooks that exchange the student's own way to predict.
+    priority = 'LOWEST'
+
+    @check_arguments(interval=at_least(1))
+    def __init__(self, interval: int = 1) -> None:
+        self.interval = interval
+        self._validations = 0
+
+    def before_val(self, runner: Runner) -> None:
+        """Refuse models without a self-teacher before anything is run."""
+        model = unwrap(runner.model)
+        if not hasattr(getattr(model, 'distiller', None), 'predict'):
+            raise TypeError(
+                'SelfTeacherMetricHook needs a model distilled by FRSKD, got a '
+                f'{type(model).__name__} without a self-teacher. Remove the hook from '
+                'custom_hooks.'
+            )
+
+    def after_val(self, runner: Runner) -> None:
+        """Validate and log."""
+        self._validations += 1
+        if self._validations % self.interval:
+            return
+        metrics = {
+            f'self_teacher/{name}': value for name, value in self._run(runner).items()
+        }
+        by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
+        step = runner.iter if by_iter else runner.epoch
+        # Not in the message hub, whose values the next validation would log again.
+        runner.visualizer.add_scalars(metrics, step=step)
+        values = '  '.join(f'{name}: {value:.4f}' for name, value in metrics.items())
+        runner.logger.info(f'Self-teacher(val) [{step}]  {values}')
+
+    @torch.no_grad()
+    def _run(self, runner: Runner) -> Dict[str, Any]:
+        loop: Any = runner.val_loop
+        runner.model.eval()
+        with isolated_rng(), unwrap(runner.model).as_self_teacher():
+            for data_batch in loop.dataloader:
+                with autocast(enabled=loop.fp16):
+                    outputs = runner.model.val_step(data_batch)
+                loop.evaluator.process(data_samples=outputs, data_batch=data_batch)
+        return loop.evaluator.evaluate(len(loop.dataloader.dataset))

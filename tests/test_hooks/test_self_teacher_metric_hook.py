@@ -1,0 +1,64 @@
+"""The self-teacher's own metric, in real trainings on the embedded digits."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from frskd_mm.engine import evaluate, load_config, train
+
+REPO = Path(__file__).resolve().parents[2]
+DISTILLED = 'digits/frskd_wrn10-1_digits.py'
+
+
+def config(name, work_dir, hooks=()):
+    cfg = load_config(str(REPO / 'configs' / name))
+    cfg.work_dir = str(work_dir)
+    cfg.randomness = dict(seed=0)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.num_per_class = 4
+    cfg.train_cfg.update(max_epochs=2, val_interval=1)
+    cfg.default_hooks.checkpoint.update(interval=1, save_best='accuracy/top1')
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *hooks]
+    return cfg
+
+
+def logged(work_dir):
+    (path,) = Path(work_dir).glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def weights(runner):
+    return {k: v.clone() for k, v in runner.model.state_dict().items()}
+
+
+def test_it_is_the_tests_metric_and_changes_no_training(tmp_path):
+    hook = dict(type='frskd_mm.SelfTeacherMetricHook')
+    plain = train(config(DISTILLED, tmp_path / 'plain'))
+    hooked = train(config(DISTILLED, tmp_path / 'hooked', [hook]))
+    for key, value in weights(plain).items():
+        assert torch.equal(value, weights(hooked)[key]), key
+    key = 'self_teacher/accuracy/top1'
+    values = [line[key] for line in logged(tmp_path / 'hooked') if key in line]
+    assert len(values) == 2
+    assert not [line for line in logged(tmp_path / 'plain') if key in line]
+    # Validation and test data are the same here.
+    cfg = config(DISTILLED, tmp_path / 'test')
+    metrics = evaluate(cfg, str(tmp_path / 'hooked' / 'epoch_2.pth'), self_teacher=True)
+    assert metrics['accuracy/top1'] == pytest.approx(values[-1])
+    best = [p.name for p in (tmp_path / 'hooked').glob('best_*')]
+    assert best == [p.name for p in (tmp_path / 'plain').glob('best_*')]
+
+
+def test_every_second_validation(tmp_path):
+    hook = dict(type='frskd_mm.SelfTeacherMetricHook', interval=2)
+    train(config(DISTILLED, tmp_path, [hook]))
+    lines = [x for x in logged(tmp_path) if 'self_teacher/accuracy/top1' in x]
+    assert len(lines) == 1
+
+
+def test_a_plain_model_is_refused(tmp_path):
+    hook = dict(type='frskd_mm.SelfTeacherMetricHook')
+    with pytest.raises(TypeError, match='Remove the hook'):
+        train(config('digits/wrn10-1_digits.py', tmp_path, [hook]))
