@@ -210,6 +210,19 @@ def test_a_file_that_inherits_a_method_is_the_method(method, tmp_path):
     assert wrap(plain, str(path)).to_dict() == wrap(plain, method).to_dict()
 
 
+def test_a_method_keeps_its_own_variables(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        "_base_ = 'frskd_mm::_base_/methods/frskd_cls.py'\n"
+        '_alpha = 3.0\n'
+        'distiller = dict(soft_label=dict(loss_weight=_alpha))\n'
+    )
+    cfg = wrap(resnet(), str(path))
+    assert cfg.model.distiller.soft_label.loss_weight == 3.0
+    assert '_alpha' not in cfg
+    assert not [name for name in wrap(resnet(), 'frskd-bifpn') if name[0] == '_']
+
+
 LAZY = """
 from mmpretrain.models import (
     CrossEntropyLoss, GlobalAveragePooling, ImageClassifier, LinearClsHead, ResNet)
