@@ -160,3 +160,11 @@ def test_the_log_says_what_replaces_a_config(path):
         for file in re.findall(r'mm(?:seg|det)::[a-zA-Z_0-9]+/\S+\.py', answer):
             if 'FOLDER' not in file:
                 assert read(file).model
+
+
+@pytest.mark.parametrize('task', ['seg', 'det'])
+def test_the_readme_names_the_dense_methods(task):
+    (names,) = re.findall(
+        r'^For segmentors (.+?) take', README, re.MULTILINE | re.DOTALL
+    )
+    assert sorted([*re.findall('`(.+?)`', names), 'frskd']) == method_names(task)
