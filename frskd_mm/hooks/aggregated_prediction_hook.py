@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from frskd_mm.registry import HOOKS
+from frskd_mm.utils.arguments import check_arguments
 from frskd_mm.utils.model import unwrap
 from frskd_mm.utils.recorder import is_shadow, shadow, unshadow
 
@@ -22,6 +23,7 @@ class AggregatedPredictionHook(Hook):
     self-teacher, as ``tools/test.py --self-teacher`` asks, the hook does nothing.
     """
 
+    @check_arguments()
     def __init__(self) -> None:
         self._is_shadowing = False
 

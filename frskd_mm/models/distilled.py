@@ -14,6 +14,7 @@ from torch import Tensor
 from frskd_mm.models.self_teacher import SelfTeacher
 from frskd_mm.models.tasks.base import sample_name
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import check_arguments
 from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits
 from frskd_mm.utils.compiling import is_compiling
 from frskd_mm.utils.random import isolated_rng
@@ -154,6 +155,7 @@ def _empty_instance(student_class: type) -> Distilled:
 
 
 @MODELS.register_module(name='Distilled')
+@check_arguments('Distilled')
 def distill(
     student: dict,
     distiller: dict,

@@ -83,6 +83,7 @@ class SelfTeacher(BaseModule):
                 "with them, too: twin=dict(...) in the distiller. Or keep the maps' "
                 'channels: neck=dict(width=1) with BiFPNc.'
             ) from error
+        _check_classes(student, self.twin)
         self._switches = _common_settings(student, self.twin)
         print_log(
             self._summary(
@@ -172,6 +173,24 @@ class SelfTeacher(BaseModule):
     def predict(self, feats: Sequence[Tensor], data_samples: Sequence[Any]) -> Any:
         """Predict from the student's maps, in the host library's form."""
         return self.twin.predict(self.refine(feats), data_samples)
+
+
+def _check_classes(student: BaseModel, twin: BaseModel) -> None:
+    """Require that the heads of student and twin have the same classes.
+
+    Raises:
+        ValueError: If they differ in number.
+    """
+    own = dict(student.named_modules())
+    for name, head in twin.named_modules():
+        theirs = getattr(head, 'num_classes', None)
+        ours = getattr(own.get(name), 'num_classes', None)
+        if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs:
+            raise ValueError(
+                f'The twin has {name}.num_classes={theirs}, but the student has '
+                f'{ours}. Both learn from the same labels: remove num_classes from '
+                "the distiller's twin=dict(...)."
+            )
 
 
 def _other(source: str) -> str:

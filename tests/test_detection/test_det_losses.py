@@ -124,9 +124,9 @@ class TestDetSoftLabelLoss(LossContract):
     }
     main = ['quality-quality-weighted-4.0', 'softmax---1.0', 'distance', 'distribution']
     wrong_settings = [
-        (dict(temperature=0.0), 'temperature must be positive'),
+        (dict(temperature=0.0), 'temperature of .* must be positive'),
         (dict(cls='focal'), "'sigmoid', 'quality'|'softmax', 'quality'"),
-        (dict(bbox_weight=-1.0), 'bbox_weight must be >= 0'),
+        (dict(bbox_weight=-1.0), 'bbox_weight of .* must be >= 0'),
         (dict(foreground='masks'), "'confidence', 'boxes'"),
     ]
     wrong_inputs = [('cls', 'twin=dict')]

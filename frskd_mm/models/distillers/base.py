@@ -10,6 +10,7 @@ from frskd_mm.models.losses import FeatureLoss
 from frskd_mm.models.passes import Pass
 from frskd_mm.models.tasks import ClassificationTask, task_of
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import check_arguments
 from frskd_mm.utils.random import isolated_rng
 
 
@@ -38,6 +39,7 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
     #: Whether the method tells images apart by their index in the training set.
     reads_sample_idx = False
 
+    @check_arguments()
     def __init__(
         self, student: BaseModel, weight_schedule: Optional[dict] = None
     ) -> None:

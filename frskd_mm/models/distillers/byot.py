@@ -10,6 +10,7 @@ from mmengine.model import BaseModel, BaseModule, ModuleList, Sequential
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments, one_of
 from frskd_mm.utils.precision import at_least_fp32
 
 from .base import BaseDistiller, with_prefix
@@ -110,6 +111,12 @@ class BYOT(BaseDistiller):
 
     reads_levels = True
 
+    @check_arguments(
+        label_weight=NOT_NEGATIVE,
+        hint_weight=NOT_NEGATIVE,
+        hint=one_of(*HINTS),
+        input_size=at_least(1),
+    )
     def __init__(
         self,
         student: BaseModel,
@@ -121,8 +128,6 @@ class BYOT(BaseDistiller):
         input_size: Optional[Tuple[int, int]] = None,
     ) -> None:
         super().__init__(student)
-        if hint not in HINTS:
-            raise ValueError(f'hint must be one of {HINTS}, got {hint!r}.')
         shapes = self.task.feature_shapes(student, 'backbone', input_size)
         check_num_levels(type(self).__name__, shapes)
         self.soft_label = MODELS.build(soft_label)

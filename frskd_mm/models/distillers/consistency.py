@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import FRACTION, POSITIVE, check_arguments
 from frskd_mm.utils.precision import at_least_fp32
 
 from .base import BaseDistiller, build_soft_label
@@ -51,6 +52,7 @@ class Consistency(BaseDistiller):
 
     classification_only = True
 
+    @check_arguments(sharpening=POSITIVE, threshold=FRACTION)
     def __init__(
         self,
         student: BaseModel,
@@ -60,8 +62,6 @@ class Consistency(BaseDistiller):
         threshold: float = 0.0,
     ) -> None:
         super().__init__(student)
-        if sharpening <= 0:
-            raise ValueError(f'sharpening must be positive, got {sharpening}.')
         self.soft_label = build_soft_label(soft_label, temperature=1.0)
         self.sharpening = sharpening
         self.threshold = threshold

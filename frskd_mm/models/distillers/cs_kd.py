@@ -8,6 +8,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import check_arguments
 
 from .base import BaseDistiller, build_soft_label
 from .batches import split_pairs
@@ -42,6 +43,7 @@ class CSKD(BaseDistiller):
 
     classification_only = True
 
+    @check_arguments()
     def __init__(
         self,
         student: BaseModel,

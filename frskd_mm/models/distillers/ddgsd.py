@@ -7,6 +7,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments
 from frskd_mm.utils.precision import at_least_fp32
 from frskd_mm.utils.recorder import Recorder
 
@@ -54,6 +55,7 @@ class DDGSD(BaseDistiller):
 
     classification_only = True
 
+    @check_arguments(mmd_weight=NOT_NEGATIVE)
     def __init__(
         self,
         student: BaseModel,

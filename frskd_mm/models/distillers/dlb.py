@@ -7,6 +7,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import check_arguments
 from frskd_mm.utils.progress import training_progress
 
 from .base import BaseDistiller, build_soft_label
@@ -48,6 +49,7 @@ class DLB(BaseDistiller):
 
     classification_only = True
 
+    @check_arguments()
     def __init__(
         self,
         student: BaseModel,

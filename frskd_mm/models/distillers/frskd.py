@@ -11,7 +11,7 @@ from frskd_mm.models.losses.feature_loss import build_feature_loss
 from frskd_mm.models.passes import Pass
 from frskd_mm.models.self_teacher import SelfTeacher
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.arguments import at_least, check_arguments
+from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments
 from frskd_mm.utils.progress import training_progress
 
 from .base import TeachingDistiller, scale_losses, with_prefix
@@ -73,7 +73,11 @@ class FRSKD(TeachingDistiller):
 
     reads_levels = True
 
-    @check_arguments(interval=at_least(1))
+    @check_arguments(
+        self_teacher_loss_weight=NOT_NEGATIVE,
+        interval=at_least(1),
+        input_size=at_least(1),
+    )
     def __init__(
         self,
         student: BaseModel,

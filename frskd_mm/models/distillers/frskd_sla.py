@@ -9,6 +9,7 @@ from torch import Tensor
 from frskd_mm.models.losses import FeatureLoss
 from frskd_mm.models.passes import Pass
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import check_arguments
 
 from .base import build_soft_label
 from .frskd import FRSKD
@@ -62,6 +63,7 @@ class FRSKDSLA(FRSKD):
 
     classification_only = True
 
+    @check_arguments()
     def __init__(
         self,
         student: BaseModel,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from frskd_mm.models.tasks.base import as_levels
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import at_least, check_arguments
 from frskd_mm.utils.model import count_parameters, dry_run
 from frskd_mm.utils.recorder import Replayer
 
@@ -187,6 +188,7 @@ class ONE(BaseDistiller):
 
     classification_only = True
 
+    @check_arguments(num_branches=at_least(2), input_size=at_least(1))
     def __init__(
         self,
         student: BaseModel,
@@ -198,8 +200,6 @@ class ONE(BaseDistiller):
         input_size: Optional[Tuple[int, int]] = None,
     ) -> None:
         super().__init__(student, weight_schedule)
-        if num_branches < 2:
-            raise ValueError(f'num_branches of ONE must be >= 2, got {num_branches}.')
         height, width = input_size or self.task.input_size
         self.soft_label = MODELS.build(soft_label)
         shapes = self.task.feature_shapes(student, 'backbone', input_size)

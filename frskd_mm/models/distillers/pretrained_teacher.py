@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from frskd_mm.models.losses.feature_loss import build_feature_loss
 from frskd_mm.models.passes import Pass
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments
 from frskd_mm.utils.checkpoint import weights_of
 from frskd_mm.utils.preprocessing import renormalizer
 
@@ -81,6 +82,7 @@ class PretrainedTeacher(TeachingDistiller):
 
     reads_levels = True
 
+    @check_arguments(student_loss_weight=NOT_NEGATIVE, input_size=at_least(1))
     def __init__(
         self,
         student: BaseModel,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from frskd_mm.models.tasks.classification import target_scores
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import FRACTION, at_least, check_arguments
 from frskd_mm.utils.precision import at_least_fp32, full_precision
 from frskd_mm.utils.progress import training_progress
 
@@ -59,6 +60,7 @@ class PSKD(BaseDistiller):
     classification_only = True
     reads_sample_idx = True
 
+    @check_arguments(num_samples=at_least(1), alpha=FRACTION)
     def __init__(
         self,
         student: BaseModel,
@@ -67,8 +69,6 @@ class PSKD(BaseDistiller):
         alpha: float = 0.8,
     ) -> None:
         super().__init__(student)
-        if not 0 <= alpha <= 1:
-            raise ValueError(f'alpha must lie in [0, 1], got {alpha}.')
         self.alpha = alpha
         # Whose the rows are, as far as this process has seen; 0 is nobody.
         self._owners = torch.zeros(num_samples, dtype=torch.int64)

@@ -8,6 +8,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments
 from frskd_mm.utils.precision import at_least_fp32, full_precision
 
 from .base import BaseDistiller
@@ -69,6 +70,7 @@ class SAD(BaseDistiller):
 
     reads_levels = True
 
+    @check_arguments(loss_weight=NOT_NEGATIVE, input_size=at_least(1))
     def __init__(
         self,
         student: BaseModel,

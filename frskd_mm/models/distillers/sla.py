@@ -7,6 +7,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import check_arguments
 
 from .base import BaseDistiller, build_soft_label
 from .joint_head import AllRotations, JointHead, rotate
@@ -43,6 +44,7 @@ class SLA(BaseDistiller):
 
     classification_only = True
 
+    @check_arguments()
     def __init__(
         self,
         student: BaseModel,

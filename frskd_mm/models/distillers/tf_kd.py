@@ -9,6 +9,7 @@ from torch import Tensor
 
 from frskd_mm.models.tasks.classification import target_scores
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import FRACTION, NOT_NEGATIVE, POSITIVE, check_arguments
 from frskd_mm.utils.precision import at_least_fp32, full_precision
 
 from .base import BaseDistiller, scale_losses
@@ -51,6 +52,13 @@ class TfKDReg(BaseDistiller):
 
     classification_only = True
 
+    @check_arguments(
+        alpha=FRACTION,
+        temperature=POSITIVE,
+        student_temperature=POSITIVE,
+        correct_prob=(POSITIVE, FRACTION),
+        loss_weight=NOT_NEGATIVE,
+    )
     def __init__(
         self,
         student: BaseModel,
@@ -62,16 +70,6 @@ class TfKDReg(BaseDistiller):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__(student)
-        if not (0 <= alpha <= 1 and 0 < correct_prob <= 1):
-            raise ValueError(
-                'alpha must lie in [0, 1] and correct_prob in (0, 1], got '
-                f'{alpha} and {correct_prob}.'
-            )
-        if min(temperature, student_temperature) <= 0:
-            raise ValueError(
-                'Temperatures must be positive, got '
-                f'{temperature} and {student_temperature}.'
-            )
         self.alpha = alpha
         self.temperature = temperature
         self.student_temperature = student_temperature

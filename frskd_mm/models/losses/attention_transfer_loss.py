@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments, one_of
 
 from .feature_loss import FeatureLoss
 from .weighted_mean import weighted_mean
@@ -67,16 +68,12 @@ class AttentionTransferLoss(FeatureLoss):
     """
 
     loss_name = 'loss_at'
-    reductions = ('mean', 'sum', 'norm')
 
+    @check_arguments(loss_weight=NOT_NEGATIVE, reduction=one_of('mean', 'sum', 'norm'))
     def __init__(
         self, loss_weight: float = 100.0, reduction: str = 'mean', **kwargs: Any
     ) -> None:
         super().__init__(loss_weight, **kwargs)
-        if reduction not in self.reductions:
-            raise ValueError(
-                f'reduction must be one of {self.reductions}, got {reduction!r}.'
-            )
         self.reduction = reduction
 
     def level_loss(

@@ -3,6 +3,7 @@
 from typing import Any
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import check_arguments
 
 from .attention_transfer_loss import AttentionTransferLoss
 
@@ -23,6 +24,7 @@ class DetAttentionTransferLoss(AttentionTransferLoss):
         **kwargs: Other arguments of :class:`AttentionTransferLoss`.
     """
 
+    @check_arguments()
     def __init__(
         self, loss_weight: float = 1.0, reduction: str = 'sum', **kwargs: Any
     ) -> None:

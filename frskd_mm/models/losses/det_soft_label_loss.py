@@ -3,6 +3,7 @@
 from typing import Any, Optional
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import check_arguments
 
 from .soft_label_loss import SoftLabelLoss
 
@@ -21,6 +22,7 @@ class DetSoftLabelLoss(SoftLabelLoss):
         **kwargs: Other arguments of :class:`SoftLabelLoss`.
     """
 
+    @check_arguments()
     def __init__(
         self,
         temperature: float = 1.0,

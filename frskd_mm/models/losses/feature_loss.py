@@ -8,10 +8,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments, one_of
 from frskd_mm.utils.model import class_of
 from frskd_mm.utils.precision import full_precision
 
-from .foreground import check_foreground
+from .foreground import FOREGROUNDS
 
 
 class FeatureLoss(BaseModule):
@@ -53,6 +54,7 @@ class FeatureLoss(BaseModule):
     loss_name = 'loss_feature'
     preact = False
 
+    @check_arguments(loss_weight=NOT_NEGATIVE, foreground=one_of(*FOREGROUNDS))
     def __init__(
         self,
         loss_weight: float,
@@ -63,7 +65,6 @@ class FeatureLoss(BaseModule):
         init_cfg: Union[dict, List[dict], None] = None,
     ) -> None:
         super().__init__(init_cfg)
-        check_foreground(foreground)
         self.loss_weight = loss_weight
         self.foreground = foreground
 

@@ -8,6 +8,7 @@ from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments
 
 from .feature_loss import FeatureLoss
 from .weighted_mean import weighted_mean
@@ -51,6 +52,7 @@ class FitNetLoss(FeatureLoss):
 
     loss_name = 'loss_fitnet'
 
+    @check_arguments(loss_weight=NOT_NEGATIVE)
     def __init__(
         self,
         in_channels: Sequence[int],

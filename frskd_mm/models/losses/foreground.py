@@ -15,18 +15,6 @@ FOREGROUNDS = (None, 'confidence', 'boxes')
 CONFIDENCE_POWER = 2
 
 
-def check_foreground(foreground: Optional[str]) -> None:
-    """Require a known weighting.
-
-    Raises:
-        ValueError: If it is unknown.
-    """
-    if foreground not in FOREGROUNDS:
-        raise ValueError(
-            f'foreground must be one of {FOREGROUNDS}, got {foreground!r}.'
-        )
-
-
 def confidence_weight(
     cls: Tensor, quality: Optional[Tensor] = None, softmax: bool = False
 ) -> Tensor:

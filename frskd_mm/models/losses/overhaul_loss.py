@@ -8,6 +8,7 @@ from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments, one_of
 from frskd_mm.utils.precision import at_least_fp32
 
 from .feature_loss import FeatureLoss
@@ -93,8 +94,8 @@ class OverhaulLoss(FeatureLoss):
 
     loss_name = 'loss_overhaul'
     preact = True
-    margins = ('norm', 'batch')
 
+    @check_arguments(loss_weight=NOT_NEGATIVE, margin=one_of('norm', 'batch'))
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -107,8 +108,6 @@ class OverhaulLoss(FeatureLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(loss_weight, init_cfg=init_cfg or ADAPTER_INIT, **kwargs)
-        if margin not in self.margins:
-            raise ValueError(f'margin must be one of {self.margins}, got {margin!r}.')
         if margin == 'norm' and not teacher_norms:
             raise ValueError(
                 "margin='norm' of OverhaulLoss reads the norms before the maps of a "

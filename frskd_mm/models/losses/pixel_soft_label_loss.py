@@ -3,6 +3,7 @@
 from typing import Any
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import check_arguments
 
 from .soft_label_loss import SoftLabelLoss
 
@@ -26,5 +27,6 @@ class PixelSoftLabelLoss(SoftLabelLoss):
         **kwargs: Other arguments of :class:`SoftLabelLoss`.
     """
 
+    @check_arguments()
     def __init__(self, temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(temperature=temperature, **kwargs)

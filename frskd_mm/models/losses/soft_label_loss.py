@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import NOT_NEGATIVE, POSITIVE, check_arguments, one_of
 from frskd_mm.utils.precision import at_least_fp32, full_precision
 
-from .foreground import check_foreground, confidence_weight
+from .foreground import FOREGROUNDS, confidence_weight
 from .soft_labels import CLS_FORMS, SoftLabels
 from .weighted_mean import weighted_mean
 
@@ -113,6 +114,14 @@ class SoftLabelLoss(nn.Module):
         ValueError: If an argument is out of range.
     """
 
+    @check_arguments(
+        temperature=POSITIVE,
+        loss_weight=NOT_NEGATIVE,
+        cls=one_of('auto', *CLS_FORMS),
+        foreground=one_of(*FOREGROUNDS),
+        bbox_weight=NOT_NEGATIVE,
+        distribution_weight=NOT_NEGATIVE,
+    )
     def __init__(
         self,
         temperature: float = 4.0,
@@ -125,17 +134,6 @@ class SoftLabelLoss(nn.Module):
         distribution_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f'temperature must be positive, got {temperature}.')
-        if cls not in ('auto', *CLS_FORMS):
-            raise ValueError(f"cls must be 'auto' or one of {CLS_FORMS}, got {cls!r}.")
-        for name, weight in (
-            ('bbox_weight', bbox_weight),
-            ('distribution_weight', distribution_weight),
-        ):
-            if weight < 0:
-                raise ValueError(f'{name} must be >= 0, got {weight}.')
-        check_foreground(foreground)
         self.temperature = temperature
         self.loss_weight = loss_weight
         self.cls = cls

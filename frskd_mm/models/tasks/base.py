@@ -376,6 +376,13 @@ def rewire(
         ValueError: If the config reads something else than the source.
     """
     reads, index = cfg['in_channels'], cfg.get('in_index')
+    for level in index if isinstance(index, (list, tuple)) else [index or 0]:
+        if not -len(in_channels) <= level < len(in_channels):
+            raise ValueError(
+                f'in_index={index} of {cfg.get("type")} is out of range: the feature '
+                f'source gives {len(in_channels)} maps, counted from 0. Change it, or '
+                'let out_indices of the backbone have that level.'
+            )
     if isinstance(reads, int):
         if index is None:
             levels = [i for i, c in enumerate(in_channels) if c == reads]

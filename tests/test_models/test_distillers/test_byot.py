@@ -108,5 +108,5 @@ def test_branches_keep_the_students_shapes():
 def test_wrong_arguments():
     with pytest.raises(ValueError, match='out_indices'):
         toy_model(byot_cfg(), out_indices=(3,))
-    with pytest.raises(ValueError, match="hint must be one of .*'l1'"):
+    with pytest.raises(ValueError, match="hint of BYOT must be one of .*'l1'"):
         toy_model(byot_cfg(hint='l1'))

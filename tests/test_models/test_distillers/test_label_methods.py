@@ -149,7 +149,7 @@ def test_ps_kd_says_what_is_missing():
         ps_kd().loss(**toy_batch(2))
     with pytest.raises(ValueError, match='sample_idx 20 .* num_samples=20'):
         ps_kd().loss(**batch_of([3, 20]))
-    with pytest.raises(ValueError, match='alpha must lie in'):
+    with pytest.raises(ValueError, match='alpha of PSKD must be within'):
         ps_kd(alpha=1.2)
 
 
@@ -286,9 +286,9 @@ def test_tf_kd_equals_its_equation(cfg: Dict[str, float]):
 
 
 def test_tf_kd_refuses_impossible_arguments():
-    with pytest.raises(ValueError, match='correct_prob in'):
+    with pytest.raises(ValueError, match='correct_prob of TfKDReg must be within'):
         distilled(dict(type='frskd_mm.TfKDReg', correct_prob=1.5))
-    with pytest.raises(ValueError, match='Temperatures must be positive'):
+    with pytest.raises(ValueError, match='temperature of TfKDReg must be positive'):
         distilled(dict(type='frskd_mm.TfKDReg', temperature=0.0))
 
 

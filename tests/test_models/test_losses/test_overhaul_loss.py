@@ -47,7 +47,7 @@ class TestOverhaulLoss(FeatureLossContract):
     activated = False
     wrong_settings = [
         *FeatureLossContract.wrong_settings,
-        (dict(margin='median'), "margin must be one of .*'median'"),
+        (dict(margin='median'), "margin of OverhaulLoss must be one of .*'median'"),
         (dict(teacher_norms=None), "Set margin='batch'"),
     ]
 
