@@ -7,12 +7,17 @@ GPU, everything runs there, too.
 """
 
 from copy import deepcopy
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import pytest
 import torch
+from comparators import distilled
 from mmengine.registry import MODELS
+from test_detection import det_toys
+from test_segmentation import seg_toys
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from toys import terms_of, toy_batch, toy_student_cfg, wide_resnet_cfg
 
 
 class Case(NamedTuple):
@@ -57,7 +62,7 @@ class Contract:
             if fixture in given:
                 named = [cls.cases[name] for name in names]
                 metafunc.parametrize(fixture, named, ids=names)
-        for name in ('wrong_settings', 'wrong_inputs'):
+        for name in ('wrong_settings', 'wrong_inputs', 'image_sizes'):
             if name in given:
                 metafunc.parametrize(
                     name, getattr(cls, name), ids=lambda v: str(v)[:30]
@@ -442,3 +447,248 @@ def scalar_of(outs: Sequence[Tensor]) -> Tensor:
         (out * torch.randn(out.shape, generator=generator).to(out)).sum()
         for out in outs
     )
+
+
+class DistillerContract(Contract):
+    """A method on a small classifier.
+
+    ``gradcheck`` says nothing about a method: what it detaches is no derivative.
+    Its gradients are compared with those of the equations instead, in double
+    precision, too.
+
+    Attributes:
+        parts: First letters of a parameter's name, and what to call such parts.
+            Others are called by the name's first part, and the distiller's by its
+            second.
+        graphs: Number of graphs into which ``torch.compile`` traces the whole
+            step; 0 where that is not promised.
+        for_dense_prediction: Whether segmentors and detectors can be students.
+        half_tolerance: How far, relatively, bf16 autocast may move a term.
+        image_sizes: Heights and widths on which it trains.
+    """
+
+    parts: Dict[str, str] = {}
+    graphs = 0
+    image_sizes = (dict(height=25, width=25), dict(height=24, width=32))
+    for_dense_prediction = False
+    half_tolerance = 0.2
+
+    def settings(self, case: Case) -> Dict[str, Any]:
+        """Return the distiller's config."""
+        return dict(case.settings, type=f'frskd_mm.{self.component.__name__}')
+
+    def student(self) -> Dict[str, Any]:
+        """Return the student's config."""
+        return toy_student_cfg()
+
+    def build(self, case: Case, device: Any = 'cpu', dtype: Any = None) -> nn.Module:
+        """Build the distilled model, all parts of which matter from the start."""
+        model = distilled(self.settings(case), self.student())
+        for module in model.modules():
+            # ResNets start with zeros here, and every block as the identity.
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.3)
+        return model.to(device=device, dtype=dtype)
+
+    def batch(self, size: int = 4, height: int = 16, width: int = 16) -> Dict[str, Any]:
+        """Make images and annotations, as the data preprocessor gives them."""
+        return toy_batch(size, height, width)
+
+    def prepare(self, model: nn.Module) -> None:
+        """Do what comes before the step that is compared."""
+
+    def expected(
+        self, model: nn.Module, images: Tensor, data_samples: List[Any]
+    ) -> Dict[str, Tensor]:
+        """Compute what is optimised by the equations, by name."""
+        raise NotImplementedError
+
+    def reaches(self, case: Case) -> Dict[str, Set[str]]:
+        """Return which parts each term trains."""
+        raise NotImplementedError
+
+    def given(self, device: Any, dtype: torch.dtype, **sizes: int) -> Dict[str, Any]:
+        """Return a batch on a device and in a type."""
+        batch = self.batch(**sizes)
+        batch['inputs'] = batch['inputs'].to(device, dtype)
+        batch['data_samples'] = [sample.to(device) for sample in batch['data_samples']]
+        return batch
+
+    def losses(self, case: Case, device: Any, dtype: torch.dtype, **sizes: int) -> Any:
+        """Return a model and what it optimises in the compared step."""
+        model = self.build(case, device, dtype)
+        self.prepare(model)
+        return model, terms_of(model(**self.given(device, dtype, **sizes), mode='loss'))
+
+    def test_terms_and_gradients_are_those_of_the_equations(self, case, device, dtype):
+        model = self.build(case, device, dtype)
+        self.prepare(model)
+        tolerance = 1e-4 if dtype == torch.float32 else 1e-9
+        assert_parity(model, self.given(device, dtype), self.expected, tolerance)
+
+    def test_each_term_trains_its_parts_alone(self, main_case, device):
+        model, losses = self.losses(main_case, device, torch.float32)
+        expected = self.reaches(main_case)
+        assert losses.keys() == expected.keys()
+        for name, term in losses.items():
+            assert trained_parts(model, term, self.parts) == expected[name], name
+
+    def test_every_parameter_is_trained(self, main_case, device):
+        """DistributedDataParallel waits for every one of them."""
+        model, losses = self.losses(main_case, device, torch.float32)
+        model.zero_grad()
+        sum(losses.values()).backward()
+        for name, param in model.named_parameters():
+            assert param.grad is not None or not param.requires_grad, name
+
+    def test_leaves_a_plain_student(self, main_case, device):
+        model, _ = self.losses(main_case, device, torch.float32)
+        plain = MODELS.build(self.student()).to(device)
+        plain.load_state_dict(
+            {
+                name: value
+                for name, value in model.state_dict().items()
+                if not name.startswith('distiller.')
+            }
+        )
+        images = torch.randn(2, 3, 16, 16, device=device)
+        with torch.no_grad():
+            ours, theirs = (one.eval().predict(images) for one in (model, plain))
+        for one, other in zip(ours, theirs):
+            assert torch.equal(one.pred_score, other.pred_score)
+
+    def test_trains_on_images_of_any_size(self, device, image_sizes):
+        case = self.cases[self.main[0]]
+        _, losses = self.losses(case, device, torch.float32, **image_sizes)
+        assert all(torch.isfinite(value) for value in losses.values())
+
+    def test_bf16_autocast_keeps_the_terms_in_fp32(self, main_case, device):
+        """Those of the method; the host computes its own as it likes."""
+        model, batch = self.build(main_case, device), self.given(device, torch.float32)
+        self.prepare(model)
+        other = deepcopy(model)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            losses = terms_of(other(**batch, mode='loss'))
+        exact = terms_of(model(**batch, mode='loss'))
+        added = losses.keys() - {'student.loss'}
+        assert added
+        for name in added:
+            assert losses[name].dtype == torch.float32, name
+            torch.testing.assert_close(
+                losses[name],
+                exact[name],
+                rtol=self.half_tolerance,
+                atol=1e-3,
+                msg=lambda text, name=name: f'{name}: {text}',
+            )
+        sum(losses.values()).backward()
+        for name, param in other.named_parameters():
+            assert param.grad is None or torch.isfinite(param.grad).all(), name
+
+    def test_compiled_the_whole_step_is_a_graph_with_the_same_numbers(self, device):
+        if not self.graphs:
+            pytest.skip('this method is not compiled as a whole')
+        torch._dynamo.reset()
+        counters.clear()
+        case = self.cases[self.main[0]]
+        model = distilled(self.settings(case), wide_resnet_cfg()).to(device)
+        plain = deepcopy(model)
+        model.forward = torch.compile(model.forward, backend='eager', fullgraph=True)
+        for _ in range(4):
+            batch = self.given(device, torch.float32)
+            losses = [one(**deepcopy(batch), mode='loss') for one in (model, plain)]
+            assert losses[0].keys() == losses[1].keys()
+            for one, terms in zip((model, plain), losses):
+                one.zero_grad()
+                one.parse_losses(terms)[0].backward()
+            for (name, ours), theirs in zip(losses[0].items(), losses[1].values()):
+                torch.testing.assert_close(
+                    ours, theirs, msg=lambda text, name=name: f'{name}: {text}'
+                )
+            for ours, theirs in zip(model.parameters(), plain.parameters()):
+                torch.testing.assert_close(ours.grad, theirs.grad)
+            torch.testing.assert_close(list(model.buffers()), list(plain.buffers()))
+        assert counters['stats']['unique_graphs'] == self.graphs
+        assert not counters['graph_break']
+
+    @pytest.mark.parametrize('student', ['segmentor', 'detector'])
+    def test_students_for_dense_prediction_are_taken_or_refused(self, student):
+        pytest.importorskip(dict(segmentor='mmseg', detector='mmdet')[student])
+        if student == 'segmentor':
+            config = seg_toys.student_cfg()
+        else:
+            config = det_toys.student_cfg('retinanet')
+        distiller = self.settings(self.cases[self.main[0]])
+        model = dict(type='frskd_mm.Distilled', student=config, distiller=distiller)
+        if self.for_dense_prediction:
+            assert isinstance(MODELS.build(model).distiller, self.component)
+        else:
+            name = self.component.__name__
+            with pytest.raises(TypeError, match=f'{name} is for classification'):
+                MODELS.build(model)
+
+
+def assert_parity(
+    model: nn.Module,
+    batch: Dict[str, Any],
+    reference: Callable[[nn.Module, Tensor, List[Any]], Dict[str, Tensor]],
+    tolerance: float = 1e-4,
+) -> None:
+    """Require equal terms, gradients and batch statistics of a reference.
+
+    ``reference`` gets a copy of the model, the images and the annotations, and
+    returns the terms.
+    """
+    copy = deepcopy(model)
+    losses = model.loss(**batch)
+    expected = reference(copy, batch['inputs'], batch['data_samples'])
+    optimised = {name: value for name, value in losses.items() if 'loss' in name}
+    assert optimised.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            optimised[name],
+            value,
+            rtol=tolerance,
+            atol=tolerance / 10,
+            msg=lambda m, n=name: f'{n}: {m}',
+        )
+    sum(optimised.values()).backward()
+    sum(expected.values()).backward()
+    for (name, ours), theirs in zip(model.named_parameters(), copy.parameters()):
+        assert (ours.grad is None) == (theirs.grad is None), name
+        if ours.grad is not None:
+            torch.testing.assert_close(
+                ours.grad,
+                theirs.grad,
+                rtol=10 * tolerance,
+                atol=tolerance,
+                msg=lambda m, n=name: f'{n}: {m}',
+            )
+    for (name, ours), theirs in zip(model.named_buffers(), copy.buffers()):
+        if 'running' in name:
+            torch.testing.assert_close(
+                ours, theirs, rtol=tolerance, atol=tolerance / 10
+            )
+
+
+def trained_parts(
+    model: nn.Module, term: Tensor, parts: Optional[Dict[str, str]] = None
+) -> Set[str]:
+    """Return the parts of a model that a term trains, see ``DistillerContract``."""
+    model.zero_grad()
+    term.backward(retain_graph=True)
+    return {
+        part_of(name, parts or {})
+        for name, param in model.named_parameters()
+        if param.grad is not None and param.grad.abs().sum() > 0
+    }
+
+
+def part_of(name: str, parts: Dict[str, str]) -> str:
+    for prefix, part in parts.items():
+        if name.startswith(prefix):
+            return part
+    owner, _, rest = name.partition('.')
+    return rest.partition('.')[0] if owner == 'distiller' else owner

@@ -38,6 +38,33 @@ def toy_frskd_cfg(alpha: float = 2.0, beta: float = 100.0, **frskd: Any) -> dict
     )
 
 
+def wide_resnet_cfg() -> Dict[str, Any]:
+    """Config of a WRN-10-1 classifier with three feature levels."""
+    return dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(
+            type='frskd_mm.WideResNet', depth=10, widen_factor=1, out_indices=(0, 1, 2)
+        ),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+    )
+
+
+def toy_model(distiller: Dict[str, Any], **backbone: Any) -> torch.nn.Module:
+    """Build and initialise the toy student with a distiller."""
+    student = toy_student_cfg()
+    student['backbone'].update(backbone)
+    model = MODELS.build(
+        dict(type='frskd_mm.Distilled', student=student, distiller=distiller)
+    )
+    model.init_weights()
+    # ResNets start with zeros here, and every block as the identity.
+    for module in model.backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model
+
+
 def toy_distilled(**frskd: Any) -> torch.nn.Module:
     """Build and initialise the toy student with FRSKD."""
     model = MODELS.build(

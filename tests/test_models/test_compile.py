@@ -6,40 +6,21 @@ from copy import deepcopy
 
 import pytest
 import torch
-from comparators import distilled, pair_batch
+from comparators import distilled
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from torch._dynamo.utils import counters
-from toys import toy_batch, toy_frskd_cfg
+from toys import toy_batch, toy_frskd_cfg, wide_resnet_cfg
 
 from frskd_mm.engine import load_config
 
-BYOT_SOFT_LABEL = dict(type='frskd_mm.SoftLabelLoss', temperature=3.0)
-
-#: Method -> its config and the partners in its batches, if any.
-METHODS = dict(
-    frskd=(toy_frskd_cfg(), None),
-    attached=(toy_frskd_cfg(detach_inputs=False), None),
-    without_features=(toy_frskd_cfg(beta=0), None),
-    fitnet=(
-        {**toy_frskd_cfg(), 'feature_loss': dict(type='frskd_mm.FitNetLoss')},
-        None,
-    ),
-    frskd_sla=({**toy_frskd_cfg(), 'type': 'frskd_mm.FRSKDSLA'}, None),
-    byot=(dict(type='frskd_mm.BYOT', soft_label=BYOT_SOFT_LABEL), None),
-    sad=(dict(type='frskd_mm.SAD'), None),
-    tf_kd=(dict(type='frskd_mm.TfKDReg'), None),
-    uskd=(dict(type='frskd_mm.USKD'), None),
-    zipf_ls=(dict(type='frskd_mm.ZipfLS'), None),
-    sla=(dict(type='frskd_mm.SLA'), None),
-    cs_kd=(dict(type='frskd_mm.CSKD'), 'same_class'),
-    ddgsd=(dict(type='frskd_mm.DDGSD'), 'same_image'),
-    consistency=(dict(type='frskd_mm.Consistency'), 'same_image'),
+#: Every method's defaults are compiled by ``DistillerContract``.
+VARIANTS = dict(
+    without_features=toy_frskd_cfg(beta=0),
+    attached=toy_frskd_cfg(detach_inputs=False),
 )
-#: Methods that record other methods than ``forward``. The first trace leaves them
-#: on the instance, so that the second step is traced once more.
-TWICE = {'frskd_sla', 'sla', 'ddgsd'}
+METHODS = dict(frskd=toy_frskd_cfg(), sla=dict(type='frskd_mm.SLA'))
 
 
 @pytest.fixture(autouse=True)
@@ -53,15 +34,7 @@ def _fresh_dynamo():
 
 
 def build(distiller):
-    student = dict(
-        type='mmpretrain.ImageClassifier',
-        backbone=dict(
-            type='frskd_mm.WideResNet', depth=10, widen_factor=1, out_indices=(0, 1, 2)
-        ),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
-    )
-    return distilled(distiller, student)
+    return distilled(distiller, wide_resnet_cfg())
 
 
 def compile_forward(model):
@@ -92,16 +65,14 @@ def assert_equal_steps(model, reference, batch):
     return losses
 
 
-@pytest.mark.parametrize('method', METHODS)
-def test_whole_step_is_one_graph_with_the_same_numbers(method):
-    cfg, partner = METHODS[method]
-    model = build(cfg)
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_whole_step_is_one_graph_with_the_same_numbers(variant):
+    model = build(VARIANTS[variant])
     reference = deepcopy(model)
     compile_forward(model)
     for _ in range(4):
-        batch = pair_batch(partner) if partner else toy_batch()
-        assert_equal_steps(model, reference, batch)
-    assert counters['stats']['unique_graphs'] == (2 if method in TWICE else 1)
+        assert_equal_steps(model, reference, toy_batch())
+    assert counters['stats']['unique_graphs'] == 1
     assert not counters['graph_break']
 
 
@@ -135,7 +106,7 @@ def copy_by_pickle(model):
 @pytest.mark.parametrize('copy', [deepcopy, copy_by_pickle])
 @pytest.mark.parametrize('method', ['frskd', 'sla'])
 def test_copies_of_a_traced_model_record_their_own_modules(copy, method):
-    model, batch = build(METHODS[method][0]), toy_batch()
+    model, batch = build(METHODS[method]), toy_batch()
     expected = step(deepcopy(model), deepcopy(batch))
     torch.compile(model.forward, backend='eager')(**deepcopy(batch), mode='loss')
     twin = copy(model)

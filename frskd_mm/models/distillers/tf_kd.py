@@ -87,9 +87,8 @@ class TfKDReg(BaseDistiller):
             log_student = F.log_softmax(
                 at_least_fp32(logits) / self.student_temperature, dim=1
             )
-            virtual = self.virtual_teacher(
-                target_scores(data_samples, num_classes=logits.shape[1])
-            )
+            scores = target_scores(data_samples, num_classes=logits.shape[1])
+            virtual = self.virtual_teacher(scores.to(log_student.dtype))
             divergence = F.kl_div(
                 log_student,
                 F.softmax(virtual / self.temperature, dim=1),

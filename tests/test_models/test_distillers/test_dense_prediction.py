@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import reference
 import torch
+from contracts import trained_parts
 from mmengine.registry import MODELS
 from test_detection.det_toys import batch as detection_batch
 from test_detection.det_toys import student_cfg as detector_cfg
@@ -157,20 +158,16 @@ def test_frskd_with_each_feature_term(task, term):
     assert losses_of(model, task)[term] > 0
 
 
+#: The branches of BYOT are told apart.
+PARTS = {f'distiller.branches.{i}.': f'branches.{i}' for i in range(4)}
+
+
 def parts_reached(model, term):
-    """Parts of the model with a non-zero gradient of a term."""
-    model.zero_grad()
-    term.backward(retain_graph=True)
-    parts = set()
-    for name, param in model.named_parameters():
-        if param.grad is not None and param.grad.abs().sum() > 0:
-            owner, *rest = name.split('.')
-            parts.add('.'.join(rest[:2]) if owner == 'distiller' else owner)
-    return parts
+    return trained_parts(model, term, PARTS)
 
 
 def stages_reached(model, term):
-    """Indices of the backbone's four stages among :func:`parts_reached`."""
+    """Indices of the backbone's four stages that a term trains."""
     assert 'backbone' in parts_reached(model, term)
     return {
         stage

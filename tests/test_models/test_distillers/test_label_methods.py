@@ -1,21 +1,19 @@
 """PS-KD, Tf-KD-reg and label smoothing: the methods that change the targets."""
 
 import os
-from typing import Any, Dict, List
+from typing import Any, Dict, Sequence
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from comparators import (
-    assert_parity,
     cross_entropy,
     distilled,
     labels_of,
     logits_of,
-    parts_reached,
-    plain_prediction,
 )
+from contracts import Case, DistillerContract, assert_parity
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 from toys import toy_batch
 
 from frskd_mm.engine import train, wrap
+from frskd_mm.models.distillers import PSKD, TfKDReg
 
 CLASSES = 10
 
@@ -32,9 +31,9 @@ def ps_kd(num_samples: int = 20, **cfg: Any) -> nn.Module:
     return distilled(dict(type='frskd_mm.PSKD', num_samples=num_samples, **cfg))
 
 
-def batch_of(ids: List[int]) -> Dict[str, Any]:
+def batch_of(ids: Sequence[int], **sizes: int) -> Dict[str, Any]:
     """Random images; sample i has label i % 10 whenever it comes."""
-    batch = toy_batch(len(ids))
+    batch = toy_batch(len(ids), **sizes)
     for index, sample in zip(ids, batch['data_samples']):
         sample.set_metainfo(dict(sample_idx=index))
         sample.set_gt_label(torch.tensor([index % CLASSES]))
@@ -149,8 +148,6 @@ def test_ps_kd_says_what_is_missing():
         ps_kd().loss(**toy_batch(2))
     with pytest.raises(ValueError, match='sample_idx 20 .* num_samples=20'):
         ps_kd().loss(**batch_of([3, 20]))
-    with pytest.raises(ValueError, match='alpha of PSKD must be within'):
-        ps_kd(alpha=1.2)
 
 
 def concatenated(dataset: Dict[str, Any]) -> Dict[str, Any]:
@@ -250,66 +247,61 @@ def test_processes_share_their_predictions(tmp_path):
     torch.testing.assert_close(first[[1, 5]], probs_1)
 
 
-@pytest.mark.parametrize(
-    'cfg',
-    [
-        dict(),
-        dict(alpha=0.5, temperature=2.0, correct_prob=0.9),
-        dict(student_temperature=20.0, loss_weight=3.0),
-    ],
-)
-def test_tf_kd_equals_its_equation(cfg: Dict[str, float]):
-    alpha = cfg.get('alpha', 0.1)
-    temperature = cfg.get('temperature', 20.0)
-    right = cfg.get('correct_prob', 0.99)
+class TestTfKDReg(DistillerContract):
+    component = TfKDReg
+    cases = {
+        'default': Case(dict(), None),
+        'softer': Case(dict(alpha=0.5, temperature=2.0, correct_prob=0.9), None),
+        'both': Case(dict(student_temperature=20.0, loss_weight=3.0), None),
+    }
+    main = ['default']
+    graphs = 1
+    wrong_settings = [
+        (dict(correct_prob=1.5), 'correct_prob of TfKDReg must be within'),
+        (dict(temperature=0.0), 'temperature of TfKDReg must be positive'),
+    ]
 
-    def reference(model: nn.Module, images: Tensor, samples: List[Any]) -> Dict:
-        logits = logits_of(model, images)
+    def expected(self, model, images, data_samples):
+        cfg, logits = model.distiller, logits_of(model, images)
         divergence = 0.0
-        for row, label in zip(logits, labels_of(samples)):
-            virtual = torch.full((CLASSES,), (1 - right) / (CLASSES - 1))
-            virtual[label] = right
-            target = (virtual / temperature).softmax(dim=0)
-            log_probs = (row / cfg.get('student_temperature', 1.0)).log_softmax(dim=0)
+        for row, label in zip(logits, labels_of(data_samples)):
+            virtual = torch.full_like(row, (1 - cfg.correct_prob) / (CLASSES - 1))
+            virtual[label] = cfg.correct_prob
+            target = (virtual / cfg.temperature).softmax(dim=0)
+            log_probs = (row / cfg.student_temperature).log_softmax(dim=0)
             divergence = divergence + (target * (target.log() - log_probs)).sum()
         return {
-            'student.loss': (1 - alpha) * cross_entropy(logits, samples),
-            'loss_tf_kd': alpha
-            * cfg.get('loss_weight', 1.0)
-            * divergence
-            / len(logits),
+            'student.loss': (1 - cfg.alpha) * cross_entropy(logits, data_samples),
+            'loss_tf_kd': cfg.alpha * cfg.loss_weight * divergence / len(logits),
         }
 
-    assert_parity(
-        distilled(dict(type='frskd_mm.TfKDReg', **cfg)), toy_batch(4), reference
-    )
+    def reaches(self, case):
+        return dict.fromkeys(('student.loss', 'loss_tf_kd'), {'backbone', 'head'})
 
 
-def test_tf_kd_refuses_impossible_arguments():
-    with pytest.raises(ValueError, match='correct_prob of TfKDReg must be within'):
-        distilled(dict(type='frskd_mm.TfKDReg', correct_prob=1.5))
-    with pytest.raises(ValueError, match='temperature of TfKDReg must be positive'):
-        distilled(dict(type='frskd_mm.TfKDReg', temperature=0.0))
+class TestPSKD(DistillerContract):
+    """Of its first batch; later ones, in any order, are shown above."""
 
+    component = PSKD
+    cases = {
+        'default': Case(dict(num_samples=20), None),
+        'other': Case(dict(num_samples=20, alpha=0.3), None),
+    }
+    main = ['default']
+    wrong_settings = [(dict(alpha=1.2), 'alpha of PSKD must be within')]
 
-@pytest.mark.parametrize(
-    ('build', 'term'), [(ps_kd, 'loss_ps_kd'), (None, 'loss_tf_kd')]
-)
-def test_each_term_trains_the_student(build, term: str):
-    model = build() if build else distilled(dict(type='frskd_mm.TfKDReg'))
-    losses = model.loss(**batch_of([0, 1, 2]))
-    for name in ('student.loss', term):
-        assert parts_reached(model, losses[name]) == {'backbone', 'head'}
+    def batch(self, size=4, **sizes):
+        return batch_of(range(size), **sizes)
 
+    def expected(self, model, images, data_samples):
+        logits = logits_of(model, images)
+        one_hot = torch.eye(CLASSES).to(logits)[labels_of(data_samples)]
+        share = 1 - model.distiller.alpha / 1
+        loss = soft_cross_entropy(logits, one_hot)
+        return {'student.loss': share * loss, 'loss_ps_kd': (1 - share) * loss}
 
-@pytest.mark.parametrize(
-    'method', [dict(type='frskd_mm.TfKDReg'), dict(type='frskd_mm.PSKD', num_samples=9)]
-)
-def test_a_plain_student_stays(method: Dict[str, Any]):
-    model = distilled(method)
-    model.loss(**batch_of([0, 1]))
-    ours, plain = plain_prediction(model, torch.randn(2, 3, 16, 16))
-    assert torch.equal(ours, plain)
+    def reaches(self, case):
+        return dict.fromkeys(('student.loss', 'loss_ps_kd'), {'backbone', 'head'})
 
 
 def test_label_smoothing_of_the_host_is_the_usual_one():

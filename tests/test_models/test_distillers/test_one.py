@@ -6,30 +6,25 @@ from copy import deepcopy
 import pytest
 import reference
 import torch
-from distiller_checks import (
-    assert_all_parameters_are_trained,
-    assert_leaves_a_plain_student,
-    toy_model,
-    trained_parts,
-)
+from contracts import Case, DistillerContract
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from torch.nn import Sequential
-from toys import terms_of, toy_batch
+from toys import terms_of, toy_batch, toy_model
 
+from frskd_mm.models.distillers import ONE
 from frskd_mm.models.distillers.one import find_last_stage
 from frskd_mm.models.weight_schedule import WeightSchedule
 
 PARTS = {
     'backbone.layer4': 'last_stage',
     'backbone.': 'trunk',
-    'head.': 'student_head',
     'distiller.gate.': 'gate',
     'distiller.branches.0.': 'branch_2',
     'distiller.branches.1.': 'branch_3',
 }
-STUDENT = {'trunk', 'last_stage', 'student_head'}
+STUDENT = {'trunk', 'last_stage', 'head'}
 EVERYTHING = STUDENT | {'gate', 'branch_2', 'branch_3'}
 
 
@@ -43,56 +38,54 @@ def one_cfg(**kwargs):
     )
 
 
-def test_terms_equal_the_equations():
-    model, batch = toy_model(one_cfg()), toy_batch()
-    labels = [sample.gt_label.item() for sample in batch['data_samples']]
-    losses = model(**batch, mode='loss')
-    backbone, distiller = model.backbone, model.distiller
-    x = backbone.relu(backbone.norm1(backbone.conv1(batch['inputs'])))
-    for name in ('layer1', 'layer2', 'layer3'):
-        x = getattr(backbone, name)(x)
-    logits = [
-        reference.classify(stage(x), head.fc.weight, head.fc.bias)
-        for stage, head in (
-            (backbone.layer4, model.head),
-            *((branch.stage, branch.twin.head) for branch in distiller.branches),
-        )
-    ]
-    pooled = x.mean(dim=(2, 3)) @ distiller.gate.fc.weight.T + distiller.gate.fc.bias
-    mean, var = pooled.mean(dim=0), pooled.var(dim=0, unbiased=False)
-    gates = torch.exp(reference.relu((pooled - mean) / torch.sqrt(var + 1e-5)))
-    gates = gates / gates.sum(dim=1, keepdim=True)
-    ensemble = sum(gates[:, i : i + 1] * z for i, z in enumerate(logits))
-    expected = {
-        'student.loss': reference.cross_entropy(logits[0], labels),
-        'branch_2.loss': reference.cross_entropy(logits[1], labels),
-        'branch_3.loss': reference.cross_entropy(logits[2], labels),
-        'ensemble.loss': reference.cross_entropy(ensemble, labels),
-        'loss_kd': sum(reference.soft_label(z, ensemble, 3.0) for z in logits),
-    }
-    assert set(terms_of(losses)) == set(expected)
-    for name, value in expected.items():
-        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5)
+class TestONE(DistillerContract):
+    component = ONE
+    cases = {'three_branches': Case(dict(), None)}
+    main = ['three_branches']
+    parts = PARTS
+    wrong_settings = [(dict(num_branches=1), 'num_branches of ONE must be >= 2, got 1')]
 
+    def settings(self, case):
+        return one_cfg(**case.settings)
 
-@pytest.mark.parametrize(
-    ('term', 'reaches'),
-    [
-        ('student.loss', STUDENT),
-        ('branch_2.loss', {'trunk', 'branch_2'}),
-        ('branch_3.loss', {'trunk', 'branch_3'}),
-        ('ensemble.loss', EVERYTHING),
-        ('loss_kd', EVERYTHING - {'gate'}),
-    ],
-)
-def test_each_term_trains_only_its_parts(term, reaches):
-    assert trained_parts(toy_model(one_cfg()), term, PARTS) == reaches
+    def expected(self, model, images, data_samples):
+        labels = [sample.gt_label.item() for sample in data_samples]
+        backbone, distiller = model.backbone, model.distiller
+        x = backbone.relu(backbone.norm1(backbone.conv1(images)))
+        for name in ('layer1', 'layer2', 'layer3'):
+            x = getattr(backbone, name)(x)
+        logits = [
+            reference.classify(stage(x), head.fc.weight, head.fc.bias)
+            for stage, head in (
+                (backbone.layer4, model.head),
+                *((branch.stage, branch.twin.head) for branch in distiller.branches),
+            )
+        ]
+        gates = self.gates(distiller.gate, x.mean(dim=(2, 3)))
+        ensemble = sum(gates[:, i : i + 1] * z for i, z in enumerate(logits))
+        return {
+            'student.loss': reference.cross_entropy(logits[0], labels),
+            'branch_2.loss': reference.cross_entropy(logits[1], labels),
+            'branch_3.loss': reference.cross_entropy(logits[2], labels),
+            'ensemble.loss': reference.cross_entropy(ensemble, labels),
+            'loss_kd': sum(reference.soft_label(z, ensemble, 3.0) for z in logits),
+        }
 
+    def gates(self, gate, pooled):
+        """A linear layer, batch norm, ReLU and softmax over the branches."""
+        norm = next(m for m in gate.modules() if isinstance(m, torch.nn.BatchNorm1d))
+        scores = norm(pooled @ gate.fc.weight.T + gate.fc.bias)
+        gates = torch.exp(reference.relu(scores))
+        return gates / gates.sum(dim=1, keepdim=True)
 
-def test_every_parameter_is_trained_and_the_student_is_plain():
-    model = toy_model(one_cfg())
-    assert_all_parameters_are_trained(model)
-    assert_leaves_a_plain_student(model)
+    def reaches(self, case):
+        return {
+            'student.loss': STUDENT,
+            'branch_2.loss': {'trunk', 'branch_2'},
+            'branch_3.loss': {'trunk', 'branch_3'},
+            'ensemble.loss': EVERYTHING,
+            'loss_kd': EVERYTHING - {'gate'},
+        }
 
 
 def test_branches_start_differently_and_like_the_backbone():
@@ -221,11 +214,6 @@ def test_backbones_without_a_last_stage():
 def test_backbones_that_give_vectors():
     with pytest.raises(ValueError, match='Set gap_before_final_norm=False'):
         build_on(dict(type='ConvNeXt', arch='atto'), 320)
-
-
-def test_wrong_arguments():
-    with pytest.raises(ValueError, match='num_branches of ONE must be >= 2, got 1'):
-        toy_model(one_cfg(num_branches=1))
 
 
 @pytest.mark.parametrize(

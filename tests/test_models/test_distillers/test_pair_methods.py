@@ -1,25 +1,25 @@
 """CS-KD, DDGSD, consistency and DLB: the methods that read pairs."""
 
 from copy import deepcopy
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 import torch
 from comparators import (
-    assert_parity,
     cross_entropy,
     distilled,
     kl,
     labels_of,
     logits_of,
     pair_batch,
-    parts_reached,
-    plain_prediction,
 )
+from contracts import Case, DistillerContract, assert_parity
 from mmengine.logging import MessageHub
 from mmpretrain.models.utils.batch_augments import Mixup
-from torch import Tensor, nn
+from torch import nn
 from toys import terms_of, toy_batch
+
+from frskd_mm.models.distillers import CSKD, DDGSD, DLB, Consistency
 
 PARTNER = dict(
     CSKD='same_class',
@@ -33,89 +33,145 @@ def build(method: str, **cfg: Any) -> nn.Module:
     return distilled(dict(type=f'frskd_mm.{method}', **cfg))
 
 
-@pytest.mark.parametrize(('temperature', 'weight'), [(4.0, 1.0), (2.0, 0.5)])
-def test_cs_kd_equals_its_equation(temperature: float, weight: float):
-    def reference(model: nn.Module, images: Tensor, samples: List[Any]) -> Dict:
+class PairContract(DistillerContract):
+    """Batches of N images and their N partners."""
+
+    main = ['default']
+    partner = 'same_image'
+    graphs = 1
+
+    def batch(self, size=4, **sizes):
+        return pair_batch(self.partner, size, **sizes)
+
+    def reaches(self, case):
+        return dict.fromkeys(('student.loss', self.term), {'backbone', 'head'})
+
+
+class TestCSKD(PairContract):
+    component = CSKD
+    cases = {
+        'default': Case(dict(soft_label=dict(temperature=4.0)), None),
+        'half': Case(dict(soft_label=dict(temperature=2.0, loss_weight=0.5)), None),
+    }
+    partner = 'same_class'
+    term = 'loss_cs_kd'
+    test_wrong_settings_are_refused = None
+
+    def expected(self, model, images, data_samples):
+        soft_label = model.distiller.soft_label
         logits = logits_of(model, images[:4])
         partner_logits = logits_of(model, images[4:])
+        divergence = kl(partner_logits, logits, soft_label.temperature)
         return {
-            'student.loss': cross_entropy(logits, samples[:4]),
-            'loss_cs_kd': weight * kl(partner_logits, logits, temperature),
+            'student.loss': cross_entropy(logits, data_samples[:4]),
+            'loss_cs_kd': soft_label.loss_weight * divergence,
         }
 
-    model = build('CSKD', soft_label=dict(temperature=temperature, loss_weight=weight))
-    assert_parity(model, pair_batch('same_class'), reference)
 
+class TestDDGSD(PairContract):
+    component = DDGSD
+    cases = {
+        'default': Case(dict(soft_label=dict(temperature=1.0)), None),
+        'other': Case(dict(soft_label=dict(temperature=4.0), mmd_weight=0.3), None),
+    }
+    graphs = 2
+    test_wrong_settings_are_refused = None
 
-@pytest.mark.parametrize(('temperature', 'mmd_weight'), [(1.0, 5e-4), (4.0, 0.3)])
-def test_ddgsd_equals_its_equation(temperature: float, mmd_weight: float):
-    def reference(model: nn.Module, images: Tensor, samples: List[Any]) -> Dict:
+    def expected(self, model, images, data_samples):
+        distiller, temperature = model.distiller, model.distiller.soft_label.temperature
         pooled = model.backbone(images)[-1].mean(dim=(2, 3))
         logits = model.head.fc(pooled)
         a, b = logits[:4], logits[4:]
         mmd = sum((pooled[:4, c].mean() - pooled[4:, c].mean()) ** 2 for c in range(64))
         return {
-            'student.loss': cross_entropy(a, samples[:4])
-            + cross_entropy(b, samples[4:]),
+            'student.loss': cross_entropy(a, data_samples[:4])
+            + cross_entropy(b, data_samples[4:]),
             'loss_kd': kl(b, a, temperature) + kl(a, b, temperature),
-            'loss_mmd': mmd_weight * mmd,
+            'loss_mmd': distiller.mmd_weight * mmd,
         }
 
-    model = build(
-        'DDGSD', soft_label=dict(temperature=temperature), mmd_weight=mmd_weight
-    )
-    assert_parity(model, pair_batch('same_image'), reference)
+    def reaches(self, case):
+        student = {'backbone', 'head'}
+        return {'student.loss': student, 'loss_kd': student, 'loss_mmd': {'backbone'}}
 
 
-@pytest.mark.parametrize(
-    ('sharpening', 'num_confident'), [(1.0, 4), (0.4, 4), (0.4, 2), (1.0, 0)]
-)
-def test_consistency_equals_its_equation(sharpening: float, num_confident: int):
-    def reference(model: nn.Module, images: Tensor, samples: List[Any]) -> Dict:
-        clean = logits_of(model, images[:4])
-        strong = logits_of(model, images[4:])
+class TestConsistency(PairContract):
+    """The data of a case: how many of the four images are confident enough."""
+
+    component = Consistency
+    cases = {
+        'default': Case(dict(threshold=0.0), 4),
+        'sharpened': Case(dict(sharpening=0.4), 4),
+        'two': Case(dict(sharpening=0.4), 2),
+        'none': Case(dict(), 0),
+    }
+    term = 'loss_consistency'
+    test_wrong_settings_are_refused = None
+
+    def test_terms_and_gradients_are_those_of_the_equations(self, case, device, dtype):
+        model, batch = self.build(case, device, dtype), self.given(device, dtype)
+        logits = logits_of(deepcopy(model), batch['inputs'][:4])
+        confidences = logits.softmax(dim=1).amax(dim=1).sort(descending=True).values
+        bounds = [*confidences.tolist(), 0.0]
+        model.distiller.threshold = bounds[case.data]
+        tolerance = 1e-4 if dtype == torch.float32 else 1e-9
+        assert_parity(model, batch, self.expected, tolerance)
+
+    def expected(self, model, images, data_samples):
+        distiller = model.distiller
+        clean, strong = (logits_of(model, part) for part in images.split(4))
         consistency = strong.sum() * 0.0
         for i in range(4):
-            if clean[i].softmax(dim=0).max() > threshold:
-                one = clean[i : i + 1].detach() / sharpening
+            if clean[i].softmax(dim=0).max() > distiller.threshold:
+                one = clean[i : i + 1].detach() / distiller.sharpening
                 consistency = consistency + kl(one, strong[i : i + 1], 1.0) / 4
         return {
-            'student.loss': cross_entropy(clean, samples[:4]),
+            'student.loss': cross_entropy(clean, data_samples[:4]),
             'loss_consistency': consistency,
         }
 
-    model, batch = build('Consistency', sharpening=sharpening), pair_batch('same_image')
-    confidences = logits_of(deepcopy(model), batch['inputs'][:4]).softmax(dim=1).amax(1)
-    bounds = [*confidences.sort(descending=True).values.tolist(), 0.0]
-    threshold = model.distiller.threshold = bounds[num_confident]
-    assert_parity(model, batch, reference)
 
+class TestDLB(PairContract):
+    """The data of a case: images of the second batch."""
 
-@pytest.mark.parametrize('last_size', [4, 3])
-def test_dlb_equals_its_equation(last_size: int):
-    first, second = pair_batch('same_image'), pair_batch('same_image', last_size)
+    component = DLB
+    cases = {
+        'default': Case(dict(soft_label=dict(loss_weight=0.5)), 4),
+        'smaller': Case(dict(soft_label=dict(loss_weight=0.5)), 3),
+    }
+    term = 'loss_dlb'
+    graphs = 0  # it keeps the last batch
+    test_wrong_settings_are_refused = None
 
-    def reference(model: nn.Module, images: Tensor, samples: List[Any]) -> Dict:
-        then = logits_of(before, first['inputs'][:4]).detach()
-        now = logits_of(model, images[:last_size])
-        again = logits_of(model, first['inputs'][4:])
-        both = torch.cat([now, again])
-        union = samples[:last_size] + first['data_samples'][4:]
+    def prepare(self, model):
+        """Train one iteration; the weights move between the iterations."""
+        torch.manual_seed(1)
+        weight = model.head.fc.weight
+        self.first, self.before = self.given(weight.device, weight.dtype), None
+        before = deepcopy(model)
+        losses = terms_of(model(**self.first, mode='loss'))
+        assert set(losses) == {'student.loss'}
+        sum(losses.values()).backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+        model.zero_grad(set_to_none=True)
+        self.before = before
+
+    def test_terms_and_gradients_are_those_of_the_equations(self, case, device, dtype):
+        model = self.build(case, device, dtype)
+        self.prepare(model)
+        tolerance = 1e-4 if dtype == torch.float32 else 1e-9
+        batch = self.given(device, dtype, size=case.data)
+        assert_parity(model, batch, self.expected, tolerance)
+
+    def expected(self, model, images, data_samples):
+        size, then, last = len(images) // 2, self.first['inputs'], self.first
+        taught = logits_of(self.before, then[:4]).detach()
+        now, again = logits_of(model, images[:size]), logits_of(model, then[4:])
+        union = data_samples[:size] + last['data_samples'][4:]
         return {
-            'student.loss': cross_entropy(both, union),
-            'loss_dlb': 0.5 * kl(then, again, 3.0),
+            'student.loss': cross_entropy(torch.cat([now, again]), union),
+            'loss_dlb': 0.5 * kl(taught, again, 3.0),
         }
-
-    model = build('DLB', soft_label=dict(loss_weight=0.5))
-    before = distilled(dict(type='frskd_mm.DLB'))
-    before.load_state_dict(model.state_dict())
-    losses = terms_of(model.loss(**first))
-    assert set(losses) == {'student.loss'}
-    # The weights move between the iterations.
-    sum(losses.values()).backward()
-    torch.optim.SGD(model.parameters(), lr=0.1).step()
-    model.zero_grad(set_to_none=True)
-    assert_parity(model, second, reference)
 
 
 def test_dlb_starts_anew_each_epoch():
@@ -127,29 +183,6 @@ def test_dlb_starts_anew_each_epoch():
     hub.update_info('epoch', 1)
     assert 'loss_dlb' not in model.loss(**pair_batch('same_image'))
     assert 'loss_dlb' in model.loss(**pair_batch('same_image'))
-
-
-@pytest.mark.parametrize(
-    ('method', 'term', 'reaches'),
-    [
-        ('CSKD', 'student.loss', {'backbone', 'head'}),
-        ('CSKD', 'loss_cs_kd', {'backbone', 'head'}),
-        ('DDGSD', 'student.loss', {'backbone', 'head'}),
-        ('DDGSD', 'loss_kd', {'backbone', 'head'}),
-        ('DDGSD', 'loss_mmd', {'backbone'}),
-        ('Consistency', 'student.loss', {'backbone', 'head'}),
-        ('Consistency', 'loss_consistency', {'backbone', 'head'}),
-        ('DLB', 'student.loss', {'backbone', 'head'}),
-        ('DLB', 'loss_dlb', {'backbone', 'head'}),
-    ],
-)
-def test_each_term_trains_only_its_parts(method: str, term: str, reaches: set):
-    model = build(method)
-    batch = pair_batch(PARTNER[method])
-    losses = model.loss(**batch)
-    if method == 'DLB':
-        losses = model.loss(**batch)
-    assert parts_reached(model, losses[term]) == reaches
 
 
 @pytest.mark.parametrize(
@@ -205,12 +238,3 @@ def test_mixed_images_are_refused(method: str):
 def test_wrong_partners_are_refused():
     with pytest.raises(ValueError, match="partner='same_class'"):
         build('CSKD').loss(**pair_batch('same_image'))
-
-
-@pytest.mark.parametrize('method', PARTNER)
-def test_a_plain_student_stays(method: str):
-    model = build(method)
-    model.loss(**pair_batch(PARTNER[method]))
-    ours, plain = plain_prediction(model, torch.randn(2, 3, 16, 16))
-    assert torch.equal(ours, plain)
-    assert not any(key.startswith('distiller.') for key in model.state_dict())

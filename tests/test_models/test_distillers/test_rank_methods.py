@@ -4,14 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comparators import (
-    assert_parity,
     cross_entropy,
     distilled,
     labels_of,
-    parts_reached,
-    plain_prediction,
 )
+from contracts import Case, DistillerContract
 from toys import terms_of, toy_batch, toy_student_cfg
+
+from frskd_mm.models.distillers import USKD, ZipfLS
 
 CLASSES = 10
 
@@ -38,7 +38,7 @@ def zipf_reference(upsample):
             norm = sum(share.values())
             log_norm = torch.logsumexp(logits[n, others], dim=0)
             for c in others:
-                target = torch.tensor(share[c] / norm)
+                target = torch.tensor(share[c] / norm, dtype=logits.dtype)
                 total = total + target * (target.log() - logits[n, c] + log_norm)
         return {
             'student.loss': cross_entropy(logits, samples),
@@ -67,7 +67,7 @@ def uskd_reference(copy, images, samples):
         non_target = non_target - sum(
             law[c] / sum(law.values()) * log_probs[c] for c in others
         )
-    smoothed = 0.9 * F.one_hot(labels, CLASSES) + 0.1 / CLASSES
+    smoothed = 0.9 * F.one_hot(labels, CLASSES).to(logits) + 0.1 / CLASSES
     return {
         'student.loss': cross_entropy(logits, samples),
         'loss_uskd_target': 0.1 * target / len(labels),
@@ -84,43 +84,45 @@ def uskd(**cfg):
     return distilled(dict(type='frskd_mm.USKD', **cfg))
 
 
-@pytest.mark.parametrize('upsample', [True, False])
-def test_zipf_ls_equals_its_equation(upsample):
-    model = zipf_ls(upsample=upsample)
-    batch = toy_batch(4, height=32, width=24)
-    assert_parity(model, batch, zipf_reference(upsample))
+class TestZipfLS(DistillerContract):
+    component = ZipfLS
+    cases = {
+        'upsampled': Case(dict(upsample=True), None),
+        'small': Case(dict(upsample=False), None),
+    }
+    main = ['upsampled']
+    graphs = 1
+    test_wrong_settings_are_refused = None
+
+    def batch(self, size=4, height=32, width=24):
+        return toy_batch(size, height, width)
+
+    def expected(self, model, images, data_samples):
+        reference = zipf_reference(model.distiller.upsample)
+        return reference(model, images, data_samples)
+
+    def reaches(self, case):
+        return dict.fromkeys(('student.loss', 'loss_zipf'), {'backbone', 'head'})
 
 
-def test_uskd_equals_its_equation():
-    assert_parity(uskd(), toy_batch(4), uskd_reference)
+class TestUSKD(DistillerContract):
+    component = USKD
+    cases = {'default': Case(dict(), None)}
+    main = ['default']
+    graphs = 1
+    wrong_settings = [(dict(uskd=dict(mu=-1.0)), 'mu of USKDLoss')]
 
+    def expected(self, model, images, data_samples):
+        return uskd_reference(model, images, data_samples)
 
-@pytest.mark.parametrize(
-    ('build', 'reaches'),
-    [
-        (
-            zipf_ls,
-            {
-                'student.loss': {'backbone', 'head'},
-                'loss_zipf': {'backbone', 'head'},
-            },
-        ),
-        (
-            uskd,
-            {
-                'student.loss': {'backbone', 'head'},
-                'loss_uskd_target': {'backbone', 'head'},
-                'loss_uskd_non_target': {'backbone', 'head'},
-                'loss_uskd_weak': {'backbone', 'weak_classifier'},
-            },
-        ),
-    ],
-    ids=['zipf-ls', 'uskd'],
-)
-def test_each_term_trains_only_its_parts(build, reaches):
-    model = build()
-    losses = terms_of(model.loss(**toy_batch()))
-    assert {n: parts_reached(model, term) for n, term in losses.items()} == reaches
+    def reaches(self, case):
+        student = {'backbone', 'head'}
+        return {
+            'student.loss': student,
+            'loss_uskd_target': student,
+            'loss_uskd_non_target': student,
+            'loss_uskd_weak': {'backbone', 'weak_classifier'},
+        }
 
 
 def test_the_weak_classifier_reads_the_stage_before_the_last():
@@ -128,13 +130,6 @@ def test_the_weak_classifier_reads_the_stage_before_the_last():
     model.loss(**toy_batch())['loss_uskd_weak'].backward()
     assert model.backbone.layer3[-1].bn2.weight.grad.abs().sum() > 0
     assert model.backbone.layer4[-1].bn2.weight.grad is None
-
-
-@pytest.mark.parametrize('build', [zipf_ls, uskd])
-def test_the_plain_student_is_left(build):
-    model = build()
-    ours, plain = plain_prediction(model, toy_batch()['inputs'])
-    torch.testing.assert_close(ours, plain, rtol=0, atol=0)
 
 
 def test_uskd_takes_mixed_images_and_zipf_ls_refuses_them():

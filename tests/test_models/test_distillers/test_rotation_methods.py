@@ -1,42 +1,20 @@
 """SLA-SD and FRSKD+SLA."""
 
-from typing import Any, Dict, List, Tuple
+from typing import Tuple
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from comparators import (
-    assert_parity,
-    cross_entropy,
-    distilled,
-    kl,
-    labels_of,
-    parts_reached,
-    plain_prediction,
-)
-from torch import Tensor, nn
+from comparators import cross_entropy, kl, labels_of
+from contracts import Case, DistillerContract
+from torch import Tensor
 from toys import toy_batch, toy_frskd_cfg
 
+from frskd_mm.models.distillers import FRSKDSLA, SLA
 from frskd_mm.models.distillers.joint_head import rotate
 
 CLASSES = 10
-
-
-def sla(**cfg: Any) -> nn.Module:
-    return widen(distilled(dict(type='frskd_mm.SLA', **cfg)))
-
-
-def frskd_sla(**cfg: Any) -> nn.Module:
-    return widen(distilled({**toy_frskd_cfg(**cfg), 'type': 'frskd_mm.FRSKDSLA'}))
-
-
-def widen(model: nn.Module) -> nn.Module:
-    """Move all heads away from their tiny initial weights."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.3)
-    return model
 
 
 def turned(images: Tensor) -> Tensor:
@@ -74,37 +52,70 @@ def test_rotations_are_those_of_numpy_and_start_with_the_batch():
         rotate(torch.randn(1, 3, 8, 6))
 
 
-@pytest.mark.parametrize(('temperature', 'weight'), [(1.0, 1.0), (4.0, 0.5)])
-def test_sla_equals_its_equation(temperature: float, weight: float):
-    def reference(model: nn.Module, images: Tensor, samples: List[Any]) -> Dict:
-        pooled = model.backbone(turned(images))[-1].mean(dim=(2, 3))
-        logits = model.head.fc(pooled[:4])
-        joint = model.distiller.joint_head.classifier.head.fc(pooled)
-        joint_loss, aggregate = joint_reference(joint, labels_of(samples))
-        return {
-            'student.loss': cross_entropy(logits, samples),
-            'loss_joint': joint_loss,
-            'loss_sla': weight * kl(aggregate, logits, temperature),
-        }
-
-    model = sla(soft_label=dict(temperature=temperature, loss_weight=weight))
-    assert_parity(model, toy_batch(4), reference)
-
-
 def attention(feats: Tensor) -> Tensor:
     energy = (feats**2).mean(dim=1).flatten(1)
     return energy / energy.norm(dim=1, keepdim=True)
 
 
-@pytest.mark.parametrize('detach_inputs', [True, False])
-def test_frskd_sla_equals_its_equation(detach_inputs: bool):
+STUDENT = {'backbone', 'head'}
+
+
+class RotationContract(DistillerContract):
+    image_sizes = (dict(height=25, width=25),)  # square ones rotate
+    test_wrong_settings_are_refused = None
+
+
+class TestSLA(RotationContract):
+    component = SLA
+    cases = {
+        'default': Case(dict(), None),
+        'other': Case(dict(soft_label=dict(temperature=4.0, loss_weight=0.5)), None),
+    }
+    main = ['default']
+    graphs = 2
+
+    def expected(self, model, images, data_samples):
+        soft_label = model.distiller.soft_label
+        pooled = model.backbone(turned(images))[-1].mean(dim=(2, 3))
+        logits = model.head.fc(pooled[:4])
+        joint = model.distiller.joint_head.classifier.head.fc(pooled)
+        joint_loss, aggregate = joint_reference(joint, labels_of(data_samples))
+        divergence = kl(aggregate, logits, soft_label.temperature)
+        return {
+            'student.loss': cross_entropy(logits, data_samples),
+            'loss_joint': joint_loss,
+            'loss_sla': soft_label.loss_weight * divergence,
+        }
+
+    def reaches(self, case):
+        return {
+            'student.loss': STUDENT,
+            'loss_joint': {'backbone', 'joint_head'},
+            'loss_sla': STUDENT,
+        }
+
+
+class TestFRSKDSLA(RotationContract):
     """The 5N maps and 2N logits are built as the authors' code does."""
 
-    def reference(model: nn.Module, images: Tensor, samples: List[Any]) -> Dict:
-        distiller, labels = model.distiller, labels_of(samples)
-        twin = distiller.self_teacher.twin
+    component = FRSKDSLA
+    cases = {
+        name: Case(
+            toy_frskd_cfg(
+                detach_inputs=name == 'detached', aggregate_loss=dict(loss_weight=0.5)
+            ),
+            None,
+        )
+        for name in ('detached', 'attached')
+    }
+    main = ['detached', 'attached']
+    graphs = 2
+
+    def expected(self, model, images, data_samples):
+        distiller, labels = model.distiller, labels_of(data_samples)
+        twin, detach = distiller.self_teacher.twin, distiller.detach_inputs
         feats = model.backbone(turned(images))
-        sources = [f.detach() if detach_inputs else f for f in feats]
+        sources = [f.detach() if detach else f for f in feats]
         refined = distiller.self_teacher.neck(sources)
 
         pooled = feats[-1].mean(dim=(2, 3))
@@ -125,18 +136,37 @@ def test_frskd_sla_equals_its_equation(detach_inputs: bool):
             target_maps = attention(torch.cat([target[:4], target])).detach()
             loss_at = loss_at + 100.0 * ((maps - target_maps) ** 2).mean()
         return {
-            'student.loss': cross_entropy(logits, samples),
+            'student.loss': cross_entropy(logits, data_samples),
             'loss_joint': joint_loss,
             'loss_sla': 0.5 * kl(aggregate, logits, 4.0),
-            'self_teacher.loss': cross_entropy(teacher_logits, samples),
+            'self_teacher.loss': cross_entropy(teacher_logits, data_samples),
             'self_teacher.loss_joint': teacher_joint_loss,
             'self_teacher.loss_sla': 0.5 * kl(teacher_aggregate, teacher_logits, 4.0),
             'loss_kd': 2.0 * kl(teacher_outputs, outputs, 4.0),
             'loss_at': loss_at,
         }
 
-    model = frskd_sla(detach_inputs=detach_inputs, aggregate_loss=dict(loss_weight=0.5))
-    assert_parity(model, toy_batch(4), reference)
+    def reaches(self, case):
+        inputs = set() if case.settings['detach_inputs'] else {'backbone'}
+        teacher = {'self_teacher'} | inputs
+        return {
+            'student.loss': STUDENT,
+            'loss_joint': {'backbone', 'joint_head'},
+            'loss_sla': STUDENT,
+            'self_teacher.loss': teacher,
+            'self_teacher.loss_joint': teacher | {'teacher_joint_head'},
+            'self_teacher.loss_sla': teacher,
+            'loss_kd': STUDENT | {'joint_head'},
+            'loss_at': {'backbone'},
+        }
+
+
+def sla():
+    return TestSLA().build(TestSLA.cases['default'])
+
+
+def frskd_sla():
+    return TestFRSKDSLA().build(TestFRSKDSLA.cases['detached'])
 
 
 def test_the_backbone_runs_once():
@@ -145,45 +175,6 @@ def test_the_backbone_runs_once():
     model.backbone.register_forward_hook(lambda m, x, y: sizes.append(len(x[0])))
     model.loss(**toy_batch(3))
     assert sizes == [12]
-
-
-STUDENT = {'backbone', 'head'}
-
-
-@pytest.mark.parametrize('detach_inputs', [True, False])
-@pytest.mark.parametrize(
-    ('term', 'reaches', 'through_inputs'),
-    [
-        ('student.loss', STUDENT, False),
-        ('loss_joint', {'backbone', 'joint_head'}, False),
-        ('loss_sla', STUDENT, False),
-        ('self_teacher.loss', {'self_teacher'}, True),
-        ('self_teacher.loss_joint', {'self_teacher', 'teacher_joint_head'}, True),
-        ('self_teacher.loss_sla', {'self_teacher'}, True),
-        ('loss_kd', STUDENT | {'joint_head'}, False),
-        ('loss_at', {'backbone'}, False),
-    ],
-)
-def test_each_term_trains_only_its_parts(
-    term: str, reaches: set, through_inputs: bool, detach_inputs: bool
-):
-    model = frskd_sla(detach_inputs=detach_inputs)
-    if through_inputs and not detach_inputs:
-        reaches = reaches | {'backbone'}
-    assert parts_reached(model, model.loss(**toy_batch(4))[term]) == reaches
-
-
-@pytest.mark.parametrize(
-    ('term', 'reaches'),
-    [
-        ('student.loss', STUDENT),
-        ('loss_joint', {'backbone', 'joint_head'}),
-        ('loss_sla', STUDENT),
-    ],
-)
-def test_each_sla_term_trains_only_its_parts(term: str, reaches: set):
-    model = sla()
-    assert parts_reached(model, model.loss(**toy_batch(4))[term]) == reaches
 
 
 def test_mixed_labels_share_the_joint_loss():
@@ -201,14 +192,6 @@ def test_mixed_labels_share_the_joint_loss():
     torch.testing.assert_close(
         head.loss(joint, mixed), 0.25 * of_labels[0] + 0.75 * of_labels[1]
     )
-
-
-@pytest.mark.parametrize('build', [sla, frskd_sla])
-def test_a_plain_student_stays(build):
-    model = build()
-    model.loss(**toy_batch(2))
-    ours, plain = plain_prediction(model, torch.randn(2, 3, 16, 16))
-    assert torch.equal(ours, plain)
 
 
 @pytest.mark.parametrize('build', [sla, frskd_sla])

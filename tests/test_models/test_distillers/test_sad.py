@@ -1,29 +1,17 @@
 """SAD: its term against the equation, and whom it trains."""
 
 import pytest
+import reference
 import torch
-from distiller_checks import (
-    assert_all_parameters_are_trained,
-    assert_leaves_a_plain_student,
-    toy_model,
-    trained_parts,
-)
-from toys import terms_of, toy_batch
+from contracts import Case, DistillerContract
+from toys import terms_of, toy_batch, toy_model
 
-PARTS = {
-    'backbone.layer4': 'last_stage',
-    'backbone.': 'earlier_stages',
-    'head.': 'student_head',
-}
-
-
-def sad_cfg(**kwargs):
-    return dict(type='frskd_mm.SAD', **kwargs)
+from frskd_mm.models.distillers import SAD
 
 
 def resized(energy, size):
     """Bilinear interpolation of (h, w), value by value."""
-    rows = torch.zeros(size)
+    rows = torch.zeros(size).to(energy)
     for i in range(size[0]):
         for j in range(size[1]):
             value = 0
@@ -52,47 +40,51 @@ def attention(feat, size):
     return exponentials / exponentials.sum()
 
 
-@pytest.mark.parametrize('size', [(16, 16), (25, 13)])
-def test_term_equals_the_equation(size):
-    model = toy_model(sad_cfg(loss_weight=50.0))
-    batch = toy_batch(2, *size)
-    losses = model(**batch, mode='loss')
-    feats = model.backbone(batch['inputs'])
-    expected = 0
-    for shallow, deep in zip(feats, feats[1:]):
-        size = shallow.shape[2:]
-        distances = [
-            ((attention(s, size) - attention(d, size)) ** 2).mean()
-            for s, d in zip(shallow, deep)
-        ]
-        expected = expected + sum(distances) / len(distances)
-    assert set(terms_of(losses)) == {'student.loss', 'loss_sad'}
-    assert losses['loss_sad'].item() > 0
-    torch.testing.assert_close(losses['loss_sad'], 50.0 * expected)
+class TestSAD(DistillerContract):
+    """The deepest level is only a target."""
 
+    component = SAD
+    cases = {'default': Case(dict(loss_weight=50.0), None)}
+    main = ['default']
+    parts = {'backbone.layer4': 'last_stage', 'backbone.': 'earlier_stages'}
+    graphs = 1
+    for_dense_prediction = True
+    test_wrong_settings_are_refused = None
 
-def test_the_deepest_level_is_only_a_target():
-    model = toy_model(sad_cfg())
-    assert trained_parts(model, 'loss_sad', PARTS) == {'earlier_stages'}
-    assert trained_parts(model, 'student.loss', PARTS) == {
-        'earlier_stages',
-        'last_stage',
-        'student_head',
-    }
+    def batch(self, size=2, height=8, width=12):
+        return toy_batch(size, height, width)
 
+    def expected(self, model, images, data_samples):
+        feats, total = model.backbone(images), 0
+        for shallow, deep in zip(feats, feats[1:]):
+            size = shallow.shape[2:]
+            distances = [
+                ((attention(s, size) - attention(d, size).detach()) ** 2).mean()
+                for s, d in zip(shallow, deep)
+            ]
+            total = total + sum(distances) / len(distances)
+        logits = reference.classify(feats[-1], model.head.fc.weight, model.head.fc.bias)
+        labels = [sample.gt_label.item() for sample in data_samples]
+        return {
+            'student.loss': reference.cross_entropy(logits, labels),
+            'loss_sad': 50.0 * total,
+        }
 
-def test_nothing_is_added_to_the_student():
-    model = toy_model(sad_cfg())
-    assert not list(model.distiller.parameters())
-    assert_all_parameters_are_trained(model)
-    assert_leaves_a_plain_student(model)
+    def reaches(self, case):
+        return {
+            'student.loss': {'earlier_stages', 'last_stage', 'head'},
+            'loss_sad': {'earlier_stages'},
+        }
+
+    def test_adds_no_parameter(self):
+        assert not list(self.build(self.cases['default']).distiller.parameters())
 
 
 def test_schedule():
-    model = toy_model(sad_cfg(weight_schedule=dict(begin=5)))
+    model = toy_model(dict(type='frskd_mm.SAD', weight_schedule=dict(begin=5)))
     assert set(terms_of(model(**toy_batch(), mode='loss'))) == {'student.loss'}
 
 
 def test_one_level_is_refused():
     with pytest.raises(ValueError, match='out_indices'):
-        toy_model(sad_cfg(), out_indices=(3,))
+        toy_model(dict(type='frskd_mm.SAD'), out_indices=(3,))
