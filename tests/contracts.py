@@ -19,6 +19,11 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from toys import terms_of, toy_batch, toy_student_cfg, wide_resnet_cfg
 
+from frskd_mm.models.losses import DetSoftLabelLoss
+from frskd_mm.models.losses.soft_labels import BBOX_FORMS, CLS_FORMS
+from frskd_mm.models.tasks.readers import find_readers
+from frskd_mm.registry import HEAD_READERS
+
 
 class Case(NamedTuple):
     """One way of building and calling a component.
@@ -692,3 +697,109 @@ def part_of(name: str, parts: Dict[str, str]) -> str:
             return part
     owner, _, rest = name.partition('.')
     return rest.partition('.')[0] if owner == 'distiller' else owner
+
+
+class HeadReaderContract:
+    """A reader of one kind of detector heads.
+
+    Reading selects rows of what the heads returned, so there is nothing to
+    differentiate or to round here; nor is a detector compiled as a whole.
+
+    Attributes:
+        component: The class of the reader.
+        families: Toy detector -> names of its heads of this kind.
+        without: A toy detector that has none.
+    """
+
+    component: type
+    families: Dict[str, List[str]]
+    without: str
+
+    def pytest_generate_tests(self, metafunc):
+        """Give the tests the detectors of the class that inherited them."""
+        if 'family' in metafunc.fixturenames:
+            metafunc.parametrize('family', metafunc.cls.families)
+
+    def expected(
+        self, name: str, one: Any, student: Any, data_samples: List[Any]
+    ) -> Dict[str, Tensor]:
+        """Pick the rows of a head from a pass, by independent code.
+
+        Args:
+            name: The head's.
+            one: The pass that is read.
+            student: The student's pass, whose random choices both follow.
+            data_samples: The annotations.
+
+        Returns:
+            dict[str, Tensor]: 'cls', and 'bbox' and 'quality' where there are such.
+        """
+        raise NotImplementedError
+
+    def compared(self, family: str, device: Any) -> Any:
+        """Return the model, both passes, the annotations and the readers."""
+        model = det_toys.distilled(family).train().to(device)
+        data = det_toys.family_batch(family)
+        data['inputs'] = data['inputs'].to(device)
+        data['data_samples'] = [sample.to(device) for sample in data['data_samples']]
+        passes = det_toys.run_both(model, data)
+        return model, passes, data['data_samples'], self.component.find(model)
+
+    def test_finds_heads_of_its_kind_alone(self, family):
+        detector = MODELS.build(det_toys.student_cfg(family))
+        readers = find_readers(detector)
+        found = [r.name for r in readers if type(r) is self.component]
+        assert found == self.families[family]
+        assert not self.component.find(MODELS.build(det_toys.student_cfg(self.without)))
+        assert self.component in HEAD_READERS.module_dict.values()
+
+    def test_records_methods_of_the_detector(self, family):
+        detector = MODELS.build(det_toys.student_cfg(family))
+        for reader in self.component.find(detector):
+            targets = reader.targets(detector)
+            assert reader.name in targets
+            assert set(reader.replayed()) <= set(targets)
+            for owner, method in targets.values():
+                assert callable(getattr(owner, method))
+
+    def test_rows_are_those_of_the_heads(self, family, device):
+        _, passes, samples, readers = self.compared(family, device)
+        for reader in readers:
+            labels = reader.soft_labels(*passes, samples)
+            for side, one in zip(('student', 'teacher'), passes):
+                rows = self.expected(reader.name, one, passes[0], samples)
+                for kind in ('cls', 'bbox', 'quality'):
+                    found = getattr(labels, f'{side}_{kind}')
+                    assert (found is None) == (kind not in rows), kind
+                    if found is None:
+                        continue
+                    assert found.shape == rows[kind].shape, kind
+                    counts = slice(None)
+                    if kind == 'bbox' and labels.bbox_weight is not None:
+                        counts = labels.bbox_weight > 0
+                    assert torch.equal(found[counts], rows[kind][counts]), kind
+
+    def test_says_how_every_row_is_compared(self, family, device):
+        _, passes, samples, readers = self.compared(family, device)
+        for reader in readers:
+            labels = reader.soft_labels(*passes, samples)
+            rows = len(labels.student_cls)
+            assert rows > 0
+            assert labels.cls_form in CLS_FORMS
+            assert (labels.bbox_form in BBOX_FORMS) == (labels.student_bbox is not None)
+            for weight in (labels.weight, labels.bbox_weight):
+                assert weight is None or (len(weight) == rows and weight.min() >= 0)
+            if labels.in_boxes is not None:
+                inside = labels.in_boxes()
+                assert inside.shape == (rows,)
+                assert 0 < inside.float().mean() < 1
+
+    def test_what_is_read_trains_the_student_alone(self, family, device):
+        model, passes, samples, readers = self.compared(family, device)
+        loss = DetSoftLabelLoss(bbox_weight=1.0)
+        for reader in readers:
+            value = loss([reader.soft_labels(*passes, samples)])
+            assert value > 0
+            reached = trained_parts(model, value)
+            assert {'backbone', 'neck'} < reached
+            assert 'self_teacher' not in reached

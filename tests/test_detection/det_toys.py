@@ -475,3 +475,10 @@ def family_batch(family: str, **kwargs: Any) -> Dict[str, Any]:
 def total_loss(model: torch.nn.Module, data: Dict[str, Any]) -> Tuple[Tensor, dict]:
     """Return the sum of a batch's terms, and their values by name."""
     return model.parse_losses(model.loss(data['inputs'], data['data_samples']))
+
+
+def run_both(model: torch.nn.Module, data: Dict[str, Any]) -> Tuple[Any, Any]:
+    """Return the passes of the student and of its self-teacher."""
+    distiller = model.distiller
+    student = distiller.run_student(model, **data, source=distiller.source)
+    return student, distiller.run_self_teacher(model, student, data['data_samples'])

@@ -5,7 +5,6 @@ from copy import deepcopy
 import pytest
 import torch
 from det_toys import (
-    DETR,
     FAMILIES,
     ONE_STAGE,
     TWO_STAGE,
@@ -13,6 +12,7 @@ from det_toys import (
     distilled,
     family_batch,
     frskd_cfg,
+    run_both,
     student_cfg,
     total_loss,
 )
@@ -64,13 +64,6 @@ def test_one_step_reaches_every_parameter_that_upstream_reaches(family):
     unused = without_gradient(plain)
     expected = unused | {twin + n for n in unused if not n.startswith('backbone.')}
     assert without_gradient(model) <= expected
-
-
-def run_both(model, data):
-    """The passes of the student and of its self-teacher."""
-    distiller = model.distiller
-    student = distiller.run_student(model, **data, source=distiller.source)
-    return student, distiller.run_self_teacher(model, student, data['data_samples'])
 
 
 def shapes(output):
@@ -125,65 +118,8 @@ def compared(family):
     return student, teacher, heads
 
 
-@pytest.mark.parametrize('family', DETR)
-def test_queries_matched_to_the_same_box_are_compared(family):
-    student, teacher, (labels,) = compared(family)
-    rows = {name: ([], []) for name in ('student', 'teacher')}
-    for name, record in (('student', student), ('teacher', teacher)):
-        cls, boxes = record.output('queries')[:2]
-        for call, match in enumerate(record.outputs['matches'][: 2 * len(cls)]):
-            layer, image = call // 2, call % 2
-            first = cls.shape[2] - len(match.gt_inds)  # after DINO's denoising ones
-            for box in range(1, match.num_gts + 1):
-                query = first + match.gt_inds.tolist().index(box)
-                rows[name][0].append(cls[layer, image, query])
-                rows[name][1].append(boxes[layer, image, query])
-    assert len(rows['student'][0]) == 2 * 3  # layers, boxes of the batch
-    for name, (cls, boxes) in rows.items():
-        assert torch.equal(getattr(labels, f'{name}_cls'), torch.stack(cls))
-        assert torch.equal(getattr(labels, f'{name}_bbox'), torch.stack(boxes))
-
-
-def test_proposals_and_masks_of_the_true_class_are_compared():
-    student, teacher, (_, roi, mask) = compared('mask_rcnn')
-    samples = student.outputs['samples0']
-    positives = [sample.pos_gt_labels.tolist() for sample in samples]
-    assert all(positives)
-    for name, record in (('student', student), ('teacher', teacher)):
-        cls, boxes = record.output('roi0')
-        assert torch.equal(getattr(roi, f'{name}_cls'), cls)
-        masks = record.output('mask0')
-        row = place = 0
-        for sample, labels in zip(samples, positives):
-            for i, label in enumerate(labels):
-                picked = getattr(roi, f'{name}_bbox')[row + i]
-                assert torch.equal(picked, boxes[row + i, 4 * label : 4 * label + 4])
-                pixels = masks[place, label].flatten()
-                at = slice(place * len(pixels), (place + 1) * len(pixels))
-                assert torch.equal(getattr(mask, f'{name}_cls')[at, 0], pixels)
-                place += 1
-            counted = roi.bbox_weight[row : row + len(sample.priors)].tolist()
-            negatives = len(sample.priors) - len(labels)
-            assert counted == [1.0] * len(labels) + [0.0] * negatives
-            row += len(sample.priors)
-
-
-def test_dense_maps_are_read_as_the_head_reads_them():
-    """Class, box and confidence of one anchor lie in one row."""
-    student, teacher, (labels,) = compared('retinanet')
-    for name, record in (('student', student), ('teacher', teacher)):
-        cls_maps, bbox_maps = record.output('dense')
-        row = 0
-        for cls, boxes in zip(cls_maps, bbox_maps):
-            height, width = cls.shape[2:]
-            # Four anchors a cell; the second of the last row's second cell.
-            index = row + 4 * (width * (height - 1) + 1) + 1
-            if width > 1:
-                picked = getattr(labels, f'{name}_cls')[index]
-                assert torch.equal(picked, cls[0, 3:6, height - 1, 1])
-                picked = getattr(labels, f'{name}_bbox')[index]
-                assert torch.equal(picked, boxes[0, 4:8, height - 1, 1])
-            row += 4 * height * width
+def test_dense_places_weigh_as_much_as_the_self_teacher_is_confident():
+    _, _, (labels,) = compared('retinanet')
     weight, bbox_weight = DetSoftLabelLoss().place_weights(labels)
     expected = labels.teacher_cls.detach().sigmoid().amax(dim=1) ** 2
     torch.testing.assert_close(weight, expected)
