@@ -2,9 +2,18 @@
 
 from typing import Sequence
 
+#: What would not be shown as it is in a cell.
+ESCAPES = str.maketrans(
+    {
+        **{mark: f'\\{mark}' for mark in '\\`*|$'},
+        **{'&': '&amp;', '<': '&lt;', '>': '&gt;', '\n': ' '},
+    }
+)
+
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows, the header first, as a Markdown table."""
+    """Return rows of plain text, the header first, as a Markdown table."""
+    rows = [[cell.translate(ESCAPES) for cell in row] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(*rows)]
     lines = [
         '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |'

@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from frskd_mm.engine import train
+from frskd_mm.evaluation.calibration import Predictions
 from frskd_mm.lab.demo import (
     TASKS,
     DemoResult,
@@ -26,6 +28,7 @@ from frskd_mm.lab.visualization.learning_curves import (
     draw_learning_curves,
     read_curves,
 )
+from frskd_mm.lab.visualization.reliability import draw_reliability
 from frskd_mm.utils.optional import require_packages
 
 # A few images instead of all, with the demo's own models and recipes.
@@ -138,6 +141,27 @@ def test_curves_are_drawn(tmp_path):
     # Both methods' colours and the dashed line's, as BGR.
     drawn = {tuple(colour) for colour in colours_of(path).tolist()}
     assert {(0xB0, 0x78, 0x48), (0x3B, 0x79, 0xD1), (0x6F, 0x9E, 0x5A)} <= drawn
+
+
+@pytest.mark.filterwarnings('error')
+def test_names_are_drawn_as_they_are(tmp_path, monkeypatch):
+    names = ['$x_{$', '_mine', 'a$b$c']
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure,
+        'savefig',
+        lambda self, *a, **b: figures.append(self) or save(self, *a, **b),
+    )
+    seed = Curves([1, 2, 3], [3.0, 2.0, 1.0], [1, 2], [10.0, 20.0])
+    runs = {name: [seed] for name in names}
+    path = str(tmp_path / 'picture.png')
+    draw_learning_curves(runs, '$y_{$', '$t_{$', path, levels={'$l_{$': 1.0})
+    predictions = Predictions(*np.full((3, 4), 0.5))
+    draw_reliability(dict.fromkeys(names, predictions), path)
+    (legend,) = figures[0].legends
+    shown = [text.get_text().strip() for text in legend.get_texts()]
+    assert shown == [name.replace('$', r'\$') for name in [*names, '$l_{$']]
 
 
 @pytest.mark.filterwarnings('error')

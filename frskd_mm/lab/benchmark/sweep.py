@@ -6,7 +6,7 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 from mmengine.config import Config
 
 from frskd_mm.lab.tables import markdown_table
-from frskd_mm.lab.visualization.figure import new_figure
+from frskd_mm.lab.visualization.figure import as_label, new_figure
 from frskd_mm.lab.visualization.learning_curves import COLOURS
 
 from .plan import DISTILLED, Arm
@@ -169,7 +169,7 @@ def draw_sweep(kind: str, measurements: Sequence[Dict[str, Any]], path: str) -> 
             ratios = [arm['ratio'] for arm in series]
             _draw_spread(right, values, ratios, f'{first["name"]}, time', colour)
             flops = [arm['flops_ratio'] for arm in series]
-            label = f'{first["name"]}, FLOPs'
+            label = as_label(f'{first["name"]}, FLOPs')
             right.plot(values, flops, color=colour, linestyle='--', label=label)
     left.set(ylabel='seconds per training step', ylim=(0, None))
     right.set(ylabel='ratio to the plain student', ylim=(0, None))
@@ -192,5 +192,5 @@ def _draw_spread(
     medians, low, high = (
         [spread[key] for spread in spreads] for key in ('median', 'q1', 'q3')
     )
-    axes.plot(values, medians, color=colour, marker='o', label=label)
+    axes.plot(values, medians, color=colour, marker='o', label=as_label(label))
     axes.fill_between(values, low, high, color=colour, alpha=0.2)

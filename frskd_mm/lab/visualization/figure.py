@@ -8,6 +8,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def as_label(text: str) -> str:
+    """Return text that matplotlib draws as it is.
+
+    It takes what stands between two dollars for a formula, and leaves names that
+    begin with an underscore out of legends.
+    """
+    return (' ' if text.startswith('_') else '') + text.replace('$', r'\$')
+
+
 def new_figure(**kwargs: Any) -> 'Figure':
     """Return an empty figure that touches no display and no global state.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from frskd_mm.lab.scalars import read_scalars
 
-from .figure import new_figure
+from .figure import as_label, new_figure
 
 COLOURS = (
     *('#4878b0', '#d1793b', '#5a9e6f', '#7a5195', '#c44e52', '#8c6d46', '#d48fb8'),
@@ -109,20 +109,22 @@ def draw_learning_curves(
                 for x, y in curves:
                     axes.plot(x, y, color=colour, alpha=0.3, linewidth=0.8)
             label = f'{name} ({len(curves)} seeds)' if len(curves) > 1 else name
-            axes.plot(*mean_curve(curves), dashes, color=colour, label=label)
+            mean = mean_curve(curves)
+            axes.plot(*mean, dashes, color=colour, label=as_label(label))
     for colour, (name, value) in zip(COLOURS[len(runs) :], (levels or {}).items()):
-        right.axhline(value, color=colour, linestyle='--', label=name)
+        right.axhline(value, color=colour, linestyle='--', label=as_label(name))
     loss_label = "student's own training loss"
     if not all(seed.are_means for seeds in runs.values() for seed in seeds):
         loss_label += '\n(older distilled runs: of single batches)'
     left.set(xlabel='iteration', ylabel=loss_label, ylim=(0, None))
     by_epoch = all(seed.by_epoch for seeds in runs.values() for seed in seeds)
-    right.set(xlabel='epoch' if by_epoch else 'iteration', ylabel=metric_label)
+    unit = 'epoch' if by_epoch else 'iteration'
+    right.set(xlabel=unit, ylabel=as_label(metric_label))
     for axes in (left, right):
         axes.locator_params(axis='x', integer=True)
         axes.grid(alpha=0.3)
     figure.legend(*right.get_legend_handles_labels(), loc='outside right center')
-    figure.suptitle(title)
+    figure.suptitle(as_label(title))
     figure.savefig(path, dpi=110)
 
 

@@ -10,7 +10,7 @@ from frskd_mm.evaluation.calibration import (
     gather_bins,
 )
 
-from .figure import new_figure
+from .figure import as_label, new_figure
 
 MAX_COLUMNS = 4
 
@@ -53,7 +53,8 @@ def draw_reliability(
         axes.stairs(share, edges, color='#7f7f7f', label='share of the images')
         axes.plot([0, 1], [0, 1], color='black', linestyle='--', linewidth=1)
         ece = 100 * expected_calibration_error(predictions, num_bins)
-        axes.set(title=f'{name}: ECE {ece:.1f} %', xlim=(0, 1), ylim=(0, 1))
+        title = as_label(f'{name}: ECE {ece:.1f} %')
+        axes.set(title=title, xlim=(0, 1), ylim=(0, 1))
     for axes in panels[len(methods) :]:
         axes.set_axis_off()
     panels[0].legend(loc='upper left', fontsize='small')
