@@ -59,7 +59,12 @@ def main() -> None:
     # Ends the runs, too; without it they would end at their next step.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     runs = plan_grid(
-        args.config, args.methods.split(','), args.seeds, args.out, args.cfg_options
+        args.config,
+        args.methods.split(','),
+        args.seeds,
+        args.out,
+        args.cfg_options,
+        args.metric,
     )
     failed = run_grid(runs, args.jobs)
     command = f'python {shlex.join(sys.argv)}'

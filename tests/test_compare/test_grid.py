@@ -1,5 +1,6 @@
 """tools/compare.py: a real grid, interrupted, failed, repeated and reported."""
 
+import html
 import json
 import os
 import re
@@ -10,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from markdown_it import MarkdownIt
 from mmengine.config import Config
 
 from frskd_mm.engine import configure_run, evaluate, load_config, method_names, wrap
-from frskd_mm.lab.compare import plan_grid, run_grid, write_report
-from frskd_mm.lab.compare.grid import _hold, _start, find_differences, method_of
+from frskd_mm.lab.compare import Run, plan_grid, run_grid, write_report
+from frskd_mm.lab.compare.grid import _Progress, _start, find_differences, method_of
 from frskd_mm.lab.compare.length import lengthen
-from frskd_mm.lab.compare.run import ProgressHook, merge_scalars
+from frskd_mm.lab.compare.lock import hold
+from frskd_mm.lab.compare.run import ProgressHook, main, merge_scalars
 from frskd_mm.lab.visualization.learning_curves import mean_curve
 
 OPTIONS = {
@@ -249,6 +252,29 @@ def test_report_has_every_part(grid, failed, out):
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
+def test_the_report_shows_names_as_they_are(grid, tmp_path):
+    name = '<b>$x_{$ | `y*'
+    run = grid[0]._replace(method=name, folder=str(tmp_path / 'run' / 'seed0'))
+    shutil.copytree(grid[0].folder, run.folder)
+    failed = Run('a', 0, str(tmp_path / 'a' / 'seed0'))
+    os.makedirs(failed.folder)
+    Path(failed.folder, 'log.txt').write_text('```\n<i>log</i>\n')
+    shutil.copy(os.path.join(grid[0].out, 'recipe.py'), tmp_path)
+    write_report([run, failed], str(tmp_path), '')
+    markdown, page = (
+        (tmp_path / f'report.{kind}').read_text() for kind in ('md', 'html')
+    )
+    shown = MarkdownIt('commonmark').enable('table').render(markdown)
+    cell = html.escape(name)
+    for text in (shown, page):
+        assert f'<td>{cell}</td>' in text
+        assert '<b>' not in text
+        assert '<i>' not in text
+    (code,) = re.findall('<pre>.*?</pre>', shown, re.DOTALL)[:1]
+    assert '```\n&lt;i&gt;log' in code
+    assert (tmp_path / 'learning_curves.png').stat().st_size > 10_000
+
+
 def test_a_failed_run_shows_the_end_of_its_log(failed):
     assert 'No checkpoint of the teacher' in failed[0].last_log_lines()
 
@@ -390,6 +416,93 @@ def test_wrong_input_is_named(tmp_path, config):
         write_report(runs, str(tmp_path / 'c'), '')
 
 
+@pytest.mark.parametrize(
+    ('name', 'reason'),
+    [
+        ('none', 'the plain student is called so'),
+        ('ce', 'the plain student is called so'),
+        ('report.md', 'own files are called like that'),
+        ('.lock', 'own files are called like that'),
+        ('notes', 'there is a file'),
+    ],
+)
+def test_a_method_file_cannot_stand_for_something_else(tmp_path, config, name, reason):
+    method = write_method(
+        tmp_path, name, "_base_ = 'frskd_mm::_base_/methods/frskd_cls.py'"
+    )
+    out = tmp_path / 'out'
+    out.mkdir()
+    (out / 'notes').touch()
+    with pytest.raises(ValueError, match=f'called {name!r}, but .*{reason}.* Rename'):
+        plan_grid(config, ['none', method], [0], str(out), OPTIONS)
+    assert [path.name for path in out.iterdir()] == ['notes']
+
+
+def test_a_method_file_may_be_called_lock(tmp_path, config):
+    method = write_method(
+        tmp_path, 'lock', "_base_ = 'frskd_mm::_base_/methods/frskd_cls.py'"
+    )
+    out = tmp_path / 'out'
+    (run,) = plan_grid(config, [method], [0], str(out), OPTIONS)
+    with hold(str(out)):
+        assert os.path.isfile(os.path.join(run.folder, 'config.py'))
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(seeds=[0, -1]), 'Seeds are whole numbers from 0 to .*, not -1'),
+        (dict(seeds=[2**31]), f'not {2**31}'),
+        (dict(seeds=[]), 'at least one, not none'),
+        (
+            dict(options={'optim_wrapper.optimizer.type': 'SDG'}),
+            r"no optimiser 'SDG', .*optimizer\.type names\. .*SGD",
+        ),
+        (
+            dict(options={'optim_wrapper.optimizer.lr': -0.1}),
+            'optim_wrapper cannot be built.*Invalid learning rate: -0.1',
+        ),
+        (
+            dict(options={'param_scheduler': [dict(type='MultiStepLR', step=[1])]}),
+            "param_scheduler cannot be built.*'step'",
+        ),
+        (dict(options={'optim_wrapper': None}), 'has no optim_wrapper'),
+        (
+            dict(metric='mIoU'),
+            'gave no mIoU. Name one of these with --metric: accuracy/top1, compare/',
+        ),
+        (
+            dict(options={'test_evaluator': [dict(type='ConfusionMatrix')]}),
+            'no metrics at all|gave no metric that is known',
+        ),
+    ],
+)
+def test_what_would_end_a_run_is_found_before_any(tmp_path, config, change, message):
+    out = tmp_path / 'out'
+    options = {**OPTIONS, **change.pop('options', {})}
+    arguments = {'methods': ['ce', 'frskd'], 'seeds': [0], **change}
+    with pytest.raises((ValueError, KeyError), match=message):
+        plan_grid(config, out=str(out), options=options, **arguments)
+    assert not out.exists()
+
+
+def test_progress_is_told_in_lines_where_no_bar_can_be_drawn(tmp_path, capsys):
+    runs = [Run('[b]frskd', seed, str(tmp_path / str(seed))) for seed in range(4)]
+    with _Progress(runs) as progress:
+        progress.show(runs[:1])
+        assert capsys.readouterr().out == ''
+        (tmp_path / '0').mkdir()
+        for done in ('0.5', '1.0'):
+            (tmp_path / '0' / 'progress.txt').write_text(done)
+            progress.shown = float('-inf')
+            progress.show(runs[:1])
+        progress.say('[b]frskd, seed 0: finished')
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first == '12 % of 4 runs; time left: not known yet; now [b]frskd seed 0'
+    assert second == '25 % of 4 runs; time left: 0 min; now [b]frskd seed 0'
+    assert last == '[b]frskd, seed 0: finished'
+
+
 def test_names_of_methods():
     given = ('ce', ' frskd_f', 'label_smoothing', 'my_methods/cs_kd.py', 'ce@1.50')
     assert [method_of(text) for text in given] == [
@@ -466,18 +579,27 @@ def test_a_run_ends_with_its_grid(tmp_path):
 
 def test_a_second_command_in_the_folder_is_refused(tmp_path, config):
     runs = plan_grid(config, ['ce'], [0], str(tmp_path), OPTIONS)
-    with _hold(str(tmp_path)) as lock:
+    with hold(str(tmp_path)):
         with pytest.raises(BlockingIOError, match='Another command is training in'):
             run_grid(runs)
         assert not os.path.exists(os.path.join(runs[0].folder, 'log.txt'))
-        process = _start(runs[0], single_threaded=True, lock=lock)
     # As if the command had been killed: its run is still there.
-    with pytest.raises(BlockingIOError, match='Another command'), _hold(str(tmp_path)):
-        pass
+    process = _start(runs[0], single_threaded=True)
+    while not os.path.exists(os.path.join(runs[0].folder, 'work_dir')):
+        assert process.poll() is None, runs[0].last_log_lines()
+        time.sleep(0.1)
+    with pytest.raises(BlockingIOError, match='Another command .*seed0'):
+        run_grid(runs)
     process.kill()
     process.wait()
-    with _hold(str(tmp_path)):
+    with hold(runs[0].folder):
         pass
+
+
+def test_a_run_of_a_killed_command_does_not_begin(tmp_path, config):
+    (run,) = plan_grid(config, ['ce'], [0], str(tmp_path), OPTIONS)
+    with pytest.raises(SystemExit, match='is gone'):
+        main(run.folder, os.getpid())
 
 
 def test_logs_of_an_interrupted_run_are_joined(tmp_path):

@@ -1,31 +1,35 @@
 """The grid of methods and seeds: planned, checked and run."""
 
-import fcntl
 import os
 import os.path as osp
 import subprocess
 import sys
 import time
 from collections import deque
-from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence
 
 from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapperDict, build_optim_wrapper
+from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS, DefaultScope
+from rich import get_console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import frskd_mm
 from frskd_mm.engine.config import load_config
 from frskd_mm.engine.methods import PLAIN, method_name
 from frskd_mm.engine.wrap import student_config, wrap
+from frskd_mm.utils.arguments import did_you_mean
 from frskd_mm.utils.model import build_model
 
 from .length import MARK, lengthen, split_length
+from .lock import hold
+from .quality import check_quality
 from .run import CONFIG, LOG, PROGRESS, RESULT
 
 #: File of the grid's folder with the plain recipe.
 RECIPE = 'recipe.py'
-#: Another one, held by the command that trains in the folder.
-LOCK = 'lock'
 #: What a method may change beside its distiller and its pairs of images.
 METHOD_KEYS = (
     'custom_imports',
@@ -37,8 +41,14 @@ METHOD_KEYS = (
 ALIASES = {'ce': PLAIN, 'plain': PLAIN}
 NUM_DIFFERENCES = 10
 NUM_LOG_LINES = 15
-#: Seconds between lines of progress, when they do not replace each other.
+#: Seconds between lines of progress, where no bar can be drawn.
 PROGRESS_INTERVAL = 60.0
+#: Seconds of which the speed is taken for the time that is left.
+SPEED_PERIOD = 3600.0
+#: Largest seed: MMEngine adds the number of the process and of the data's workers.
+MAX_SEED = 2**31 - 1
+#: What the grid's own files end with.
+FILE_ENDINGS = ('.py', '.md', '.html', '.json', '.png')
 
 
 class Run(NamedTuple):
@@ -98,6 +108,7 @@ def plan_grid(
     seeds: Sequence[int],
     out: str,
     options: Optional[Dict[str, Any]] = None,
+    metric: Optional[str] = None,
 ) -> List[Run]:
     """Write every run's config, unless the folder holds other runs.
 
@@ -110,14 +121,15 @@ def plan_grid(
         seeds: Seeds; each method is trained once with each.
         out: The grid's folder.
         options: Values that replace the config's, by dotted key.
+        metric: The quality that :func:`write_report` is to be asked for.
 
     Returns:
         list[Run]: All methods with the first seed, then with the next one.
 
     Raises:
         ValueError: If a method is unknown, cannot be built with the config or
-            changes its recipe, or if the folder holds runs of another recipe;
-            names the difference.
+            changes its recipe, if a seed or the metric is none, or if the folder
+            holds runs of another recipe; names the difference.
         FileNotFoundError: If there is no such config or file of a method.
     """
     cfg = load_config(config, options)
@@ -128,6 +140,9 @@ def plan_grid(
     runs = []
     # Unknown methods are refused before anything is written.
     chosen = list(dict.fromkeys(map(method_of, methods)))
+    for method in chosen:
+        _check_name(method, out)
+    _check_seeds(seeds)
     wrapped = {_label(method): _wrap(cfg, method) for method in chosen}
     if len(wrapped) < len(chosen):
         raise ValueError(f'Two of the methods {chosen} have one name: rename a file.')
@@ -141,6 +156,8 @@ def plan_grid(
     for path, run_cfg in configs.items():
         if osp.isfile(path):
             _check_recipe(path, run_cfg)
+    if not all(run.finished for run in runs):
+        check_quality(cfg, metric)
     for path, run_cfg in configs.items():
         if not osp.isfile(path):
             os.makedirs(osp.dirname(path), exist_ok=True)
@@ -156,12 +173,15 @@ def _label(method: str) -> str:
 def _wrap(cfg: Config, method: str) -> Config:
     name, length = split_length(method)
     wrapped = wrap(cfg, name)
-    _check_method(cfg, method, wrapped)
+    _check_method(cfg, _label(method), wrapped)
     return lengthen(wrapped, length)
 
 
 def _check_config(cfg: Config, name: str) -> None:
-    for key in ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator'):
+    for key in (
+        *('model', 'train_dataloader', 'optim_wrapper'),
+        *('test_dataloader', 'test_evaluator'),
+    ):
         if not cfg.get(key):
             raise ValueError(
                 f'{name} has no {key}. A comparison trains and tests: give a complete '
@@ -187,12 +207,41 @@ def _check_config(cfg: Config, name: str) -> None:
         )
 
 
+def _check_name(method: str, out: str) -> None:
+    """Refuse a file whose name stands for something else in the folder or report."""
+    if not split_length(method)[0].endswith('.py'):
+        return
+    name = _label(method)
+    reason = ''
+    if name in (PLAIN, *ALIASES):
+        reason = 'the plain student is called so'
+    elif name.startswith('.') or osp.splitext(name)[1] in FILE_ENDINGS:
+        reason = "the comparison's own files are called like that"
+    elif osp.isfile(osp.join(out, name)):
+        reason = f'there is a file {osp.join(out, name)}'
+    if reason:
+        raise ValueError(
+            f'The method of {method} would be called {name!r}, but {reason}. Rename '
+            'the file.'
+        )
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    wrong = [seed for seed in seeds if not 0 <= seed <= MAX_SEED]
+    if wrong or not seeds:
+        raise ValueError(
+            f'Seeds are whole numbers from 0 to {MAX_SEED}, at least one, not '
+            f'{", ".join(map(str, wrong)) or "none"}.'
+        )
+
+
 def _check_method(plain: Config, method: str, cfg: Config) -> None:
     """Refuse a method that cannot be built or changes the recipe."""
     try:
-        build_model(cfg)
+        model = build_model(cfg)
     except (TypeError, ValueError) as error:
         raise ValueError(f'The method {method} cannot be built: {error}') from error
+    _check_optimiser(cfg, model, method)
     if cfg.model.type == 'frskd_mm.Distilled':
         cfg = student_config(cfg)
     differences = find_differences(plain.to_dict(), cfg.to_dict(), ignore=METHOD_KEYS)
@@ -203,6 +252,41 @@ def _check_method(plain: Config, method: str, cfg: Config) -> None:
             'Take that out of the file of the method; what all methods should have '
             'belongs to --config or --cfg-options.'
         )
+
+
+def _check_optimiser(cfg: Config, model: BaseModel, method: str) -> None:
+    """Refuse an optimiser or a schedule of its settings that cannot be built.
+
+    Strategies such as DeepSpeed's, which build their own, are left to the run.
+    """
+    if cfg.get('strategy'):
+        return
+    part = 'optim_wrapper'
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        kind = cfg.optim_wrapper.get('optimizer', {}).get('type')
+        if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+            raise ValueError(
+                f'There is no optimiser {kind!r}, which optim_wrapper.optimizer.type '
+                f'names.{did_you_mean(kind, OPTIMIZERS.module_dict)}'
+            )
+        try:
+            optimiser = build_optim_wrapper(model, cfg.optim_wrapper)
+            part = 'param_scheduler'
+            schedulers = cfg.get('param_scheduler') or []
+            if isinstance(optimiser, OptimWrapperDict):
+                return
+            for scheduler in (
+                [schedulers] if isinstance(schedulers, dict) else schedulers
+            ):
+                own = {
+                    k: v for k, v in scheduler.items() if k != 'convert_to_iter_based'
+                }
+                PARAM_SCHEDULERS.build({**own, 'optimizer': optimiser})
+        except Exception as error:  # of whatever kind its class raises
+            message = error.args[0] if isinstance(error, KeyError) else error
+            raise ValueError(
+                f'The {part} cannot be built for the method {method}: {message}'
+            ) from error
 
 
 def _check_recipe(path: str, cfg: Config) -> None:
@@ -285,68 +369,44 @@ def run_grid(runs: Sequence[Run], jobs: int = 1) -> List[Run]:
         print(f'{len(runs) - len(waiting)} of {len(runs)} runs are finished already.')
     if not waiting:
         return []
-    with _hold(runs[0].out) as lock:
-        return _run_all(runs, waiting, jobs, lock)
+    with hold(runs[0].out):
+        for run in waiting:
+            with hold(run.folder):  # of a command that was killed, still running
+                pass
+        return _run_all(runs, waiting, jobs)
 
 
-@contextmanager
-def _hold(folder: str) -> Iterator[int]:
-    """Keep other commands out of a grid's folder.
-
-    Yields:
-        int: File descriptor. The folder is free when all processes that have it
-        open have ended, however they did.
-
-    Raises:
-        BlockingIOError: If another command holds it.
-    """
-    with open(osp.join(folder, LOCK), 'w', encoding='utf-8') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(
-                f'Another command is training in {folder}. Wait until it has ended, or '
-                'give another --out. Runs whose command was killed end with their '
-                'present step or test.'
-            ) from error
-        yield file.fileno()
-
-
-def _run_all(
-    runs: Sequence[Run], waiting: Deque[Run], jobs: int, lock: int
-) -> List[Run]:
+def _run_all(runs: Sequence[Run], waiting: Deque[Run], jobs: int) -> List[Run]:
     running: Dict[Run, subprocess.Popen] = {}
     failed: List[Run] = []
-    progress = _Progress(runs)
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                run = waiting.popleft()
-                running[run] = _start(run, single_threaded=jobs > 1, lock=lock)
-            time.sleep(0.1)
-            for run in [run for run in running if running[run].poll() is not None]:
-                code = running.pop(run).returncode
-                name = f'{run.method}, seed {run.seed}'
-                if run.finished:
-                    progress.say(f'{name}: finished')
-                else:
-                    failed.append(run)
-                    progress.say(
-                        f'{name}: failed with exit code {code}. The end of '
-                        f'{osp.join(run.folder, LOG)}:\n{run.last_log_lines()}'
-                    )
-            progress.show(list(running))
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+    with _Progress(runs) as progress:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    run = waiting.popleft()
+                    running[run] = _start(run, single_threaded=jobs > 1)
+                time.sleep(0.1)
+                for run in [run for run in running if running[run].poll() is not None]:
+                    code = running.pop(run).returncode
+                    name = f'{run.method}, seed {run.seed}'
+                    if run.finished:
+                        progress.say(f'{name}: finished')
+                    else:
+                        failed.append(run)
+                        progress.say(
+                            f'{name}: failed with exit code {code}. The end of '
+                            f'{osp.join(run.folder, LOG)}:\n{run.last_log_lines()}'
+                        )
+                progress.show(list(running))
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
     return failed
 
 
-def _start(
-    run: Run, single_threaded: bool, lock: Optional[int] = None
-) -> subprocess.Popen:
+def _start(run: Run, single_threaded: bool) -> subprocess.Popen:
     root = osp.dirname(osp.dirname(osp.abspath(frskd_mm.__file__)))
     paths = [root, *filter(None, [os.environ.get('PYTHONPATH')])]
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
@@ -359,55 +419,47 @@ def _start(
             stdout=log,
             stderr=subprocess.STDOUT,
             env=env,
-            # It goes on for a moment when this process is killed.
-            pass_fds=[] if lock is None else [lock],
         )
 
 
-class _Progress:
-    """What is printed while the grid runs."""
+class _Progress(Progress):
+    """What is printed while the grid runs: a bar, or a line now and then."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
+        super().__init__(
+            TextColumn('{task.percentage:3.0f} % of {task.total:g} runs'),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(),
+            TextColumn('{task.description}', markup=False),
+            speed_estimate_period=SPEED_PERIOD,
+            transient=True,
+            disable=not get_console().is_terminal,
+        )
         self.runs = runs
-        self.began = time.monotonic()
-        self.done_before = self._done()
-        self.shown = float('-inf')
-        self.in_place = sys.stdout.isatty()
+        self.add_task('', total=len(runs))
+        (self.bar,) = self.tasks
+        self.update(self.bar.id, completed=self.done)
+        self.shown = time.monotonic()
 
-    def _done(self) -> float:
+    @property
+    def done(self) -> float:
+        """How many runs are done, with fractions."""
         return sum(run.progress for run in self.runs)
 
     def say(self, text: str) -> None:
-        """Print a line that stays, and the progress after it."""
-        print(f'\r\033[K{text}' if self.in_place else text, flush=True)
-        self.shown = float('-inf')
+        """Print a line that stays."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, running: Sequence[Run]) -> None:
-        """Print the share that is done and the time left, now and then."""
+        """Show the share that is done, the time left and what runs."""
         now = time.monotonic()
-        if not running or now - self.shown < (
-            1 if self.in_place else PROGRESS_INTERVAL
-        ):
+        if now - self.shown < (PROGRESS_INTERVAL if self.disable else 1):
             return
         self.shown = now
-        done = self._done()
-        gained = done - self.done_before
-        left = 'not known yet'
-        if gained > 0:
-            left = format_time((now - self.began) * (len(self.runs) - done) / gained)
         names = ', '.join(f'{run.method} seed {run.seed}' for run in running)
-        text = f'{done / len(self.runs):4.0%} of {len(self.runs)} runs; '
-        text += f'time left: {left}; now {names}'
-        print(
-            f'\r\033[K{text}' if self.in_place else text,
-            flush=True,
-            end=('' if self.in_place else '\n'),
-        )
-
-
-def format_time(seconds: float) -> str:
-    """Format as hours and minutes, or minutes and seconds."""
-    minutes, rest = divmod(int(round(seconds)), 60)
-    if minutes < 60:
-        return f'{minutes} min {rest:02d} s'
-    return f'{minutes // 60} h {minutes % 60:02d} min'
+        self.update(self.bar.id, completed=self.done, description=f'now {names}')
+        if self.disable:
+            left = self.bar.time_remaining
+            time_left = 'not known yet' if left is None else f'{left / 60:.0f} min'
+            share = f'{self.bar.percentage:.0f} % of {len(self.runs)} runs'
+            self.say(f'{share}; time left: {time_left}; now {names}')

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import os.path as osp
+import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
@@ -18,25 +19,9 @@ from frskd_mm.lab.visualization.reliability import draw_reliability
 from frskd_mm.utils.model import build_model, count_parameters
 
 from .grid import RECIPE, Run
-from .run import CALIBRATION, PREDICTIONS, RESULT, SCALARS
+from .quality import CALIBRATION, Column, find_quality
+from .run import PREDICTIONS, RESULT, SCALARS
 
-
-class Column(NamedTuple):
-    """A metric of the evaluators in the table."""
-
-    metric: str
-    label: str
-    scale: float = 1.0
-    digits: int = 2
-
-
-#: What each host's evaluators call the quality; the first that is there counts.
-QUALITY = (
-    Column('accuracy/top1', 'top-1 accuracy (%)'),
-    Column('mIoU', 'mIoU (%)'),
-    Column('coco/bbox_mAP', 'box AP (%)', 100.0),
-    Column('pascal_voc/mAP', 'mAP (%)', 100.0),
-)
 #: Shown beside it where they are there.
 OTHERS = (
     Column('coco/bbox_mAP_50', 'box AP50 (%)', 100.0),
@@ -94,7 +79,7 @@ def write_report(
     results = {run: _read_result(run) for run in runs if run.finished}
     if not results:
         raise ValueError(f'No run of {out} has finished, so there is no report.')
-    quality = _find_quality(results, metric)
+    quality = find_quality(_metric_names(results), metric)
     table = _table(runs, results, quality, _plain_parameters(out))
     sections = [Section('Results', text=LEGEND, rows=table)]
     failed = [run for run in runs if not run.finished]
@@ -150,25 +135,6 @@ def _by_method(results: Dict[Run, dict]) -> Dict[str, Dict[int, dict]]:
     for run, result in results.items():
         methods.setdefault(run.method, {})[run.seed] = result
     return methods
-
-
-def _find_quality(results: Dict[Run, dict], metric: Optional[str]) -> Column:
-    names = _metric_names(results)
-    known = QUALITY if metric is None else [c for c in QUALITY if c.metric == metric]
-    for column in known:
-        if column.metric in names:
-            return column
-    if metric in names:
-        return Column(metric, metric)
-    if not names:
-        raise ValueError(
-            'The evaluators gave no metrics at all. A detector has no AP while it '
-            'detects nothing: train longer, or lower the score_thr of its test_cfg.'
-        )
-    raise ValueError(
-        f'The evaluators gave no {metric or "metric that is known here"}. Name one of '
-        f'these with --metric: {", ".join(sorted(names))}.'
-    )
 
 
 def _metric_names(results: Dict[Run, dict]) -> Set[str]:
@@ -292,11 +258,14 @@ def _markdown(title: str, sections: Sequence[Section]) -> str:
         if section.rows:
             parts.append(markdown_table(section.rows))
         if section.text:
-            parts.append(section.text)
+            parts.append(html.escape(section.text, quote=False))
         if section.picture:
             parts.append(f'![{section.title}]({section.picture})')
         if section.code:
-            parts.append(f'```\n{section.code.rstrip()}\n```')
+            # Longer than what the code may hold itself.
+            runs = re.findall('`+', section.code)
+            fence = '`' * max(3, 1 + max(map(len, runs), default=0))
+            parts.append(f'{fence}\n{section.code.rstrip()}\n{fence}')
     return '\n\n'.join(parts) + '\n'
 
 

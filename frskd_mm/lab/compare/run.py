@@ -25,10 +25,13 @@ from frskd_mm.models.distilled import Distilled
 from frskd_mm.utils.environment import describe_environment, require_cuda_ops
 from frskd_mm.utils.model import build_model, count_parameters, unwrap
 
+from .lock import hold
+from .quality import numbers_of, with_calibration
+
 CONFIG, RESULT, LOG, PROGRESS = 'config.py', 'result.json', 'log.txt', 'progress.txt'
 PREDICTIONS, SCALARS, WORK_DIR = 'predictions.npz', 'scalars.json', 'work_dir'
 PEAK_MEMORY = 'peak_memory.txt'
-CALIBRATION = 'compare'
+GONE = 'Stopped: the grid that started this run is gone.'
 
 
 class ProgressHook(Hook):
@@ -50,7 +53,7 @@ class ProgressHook(Hook):
     ) -> None:
         """Stop if the grid is gone."""
         if os.getppid() != self.parent:
-            raise SystemExit('Stopped: the grid that started this run is gone.')
+            raise SystemExit(GONE)
 
     def after_train_iter(
         self,
@@ -93,18 +96,6 @@ def note_peak_memory(folder: str) -> int:
     return peak
 
 
-def is_classification(cfg: Config) -> bool:
-    """Tell whether the test evaluator is one of single-label classifiers."""
-    return any(
-        metric['type'].split('.')[-1] == 'Accuracy' for metric in _evaluators(cfg)
-    )
-
-
-def _evaluators(cfg: Config) -> list:
-    given = cfg.test_evaluator
-    return list(given) if isinstance(given, (list, tuple)) else [given]
-
-
 def find_resumable(work_dir: str) -> Optional[str]:
     """Return the checkpoint to go on from, or None to begin.
 
@@ -140,13 +131,8 @@ def execute(folder: str, parent: int) -> None:
     require_cuda_ops(cfg.get('default_scope'))
     # A first start must keep the config's own load_from.
     configure_run(cfg, work_dir=work_dir, resume=find_resumable(work_dir))
-    if is_classification(cfg):
-        calibration = dict(
-            type='frskd_mm.Calibration',
-            prefix=CALIBRATION,
-            out_file=osp.join(folder, PREDICTIONS),
-        )
-        cfg.test_evaluator = [*_evaluators(cfg), calibration]
+    predictions = osp.join(folder, PREDICTIONS)
+    cfg.test_evaluator = with_calibration(cfg.test_evaluator, predictions)
     runner = build_runner(cfg)
     runner.register_hook(ProgressHook(folder, parent))
     runner.train()
@@ -170,11 +156,7 @@ def execute(folder: str, parent: int) -> None:
     # The history is in the checkpoints, so it spans interruptions.
     step_seconds, _ = runner.message_hub.get_scalar('train/time').data
     result = dict(
-        metrics={
-            name: float(value)
-            for name, value in metrics.items()
-            if isinstance(value, (int, float, np.number))
-        },
+        metrics=numbers_of(metrics),
         step_seconds=float(np.median(step_seconds)),
         peak_memory_mb=note_peak_memory(folder) / 2**20,
         parameters_training=count_parameters(model),
@@ -213,5 +195,13 @@ def merge_scalars(folder: str) -> None:
     write_file(osp.join(folder, SCALARS), '\n'.join(lines) + '\n')
 
 
+def main(folder: str, parent: int) -> None:
+    """Execute a run whose folder no other process is at."""
+    if os.getppid() != parent:
+        raise SystemExit(GONE)
+    with hold(folder):
+        execute(folder, parent)
+
+
 if __name__ == '__main__':
-    execute(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,157 @@
+"""Which metric counts, and whether the evaluators give it."""
+
+import logging
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, Dict, Iterable, Iterator, NamedTuple, Optional
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
+from mmengine.registry import EVALUATOR, DefaultScope
+from mmengine.runner import Runner
+
+from frskd_mm.utils.model import build_model
+from frskd_mm.utils.random import isolated_rng
+
+#: Prefix of the calibration's metrics, which classifiers get beside their own.
+CALIBRATION = 'compare'
+#: How many test images show which metrics there are.
+MAX_IMAGES = 8
+
+
+class Column(NamedTuple):
+    """A metric of the evaluators in the table."""
+
+    metric: str
+    label: str
+    scale: float = 1.0
+    digits: int = 2
+
+
+#: What each host's evaluators call the quality; the first that is there counts.
+QUALITY = (
+    Column('accuracy/top1', 'top-1 accuracy (%)'),
+    Column('mIoU', 'mIoU (%)'),
+    Column('coco/bbox_mAP', 'box AP (%)', 100.0),
+    Column('pascal_voc/mAP', 'mAP (%)', 100.0),
+)
+
+
+def find_quality(names: Iterable[str], metric: Optional[str]) -> Column:
+    """Return the metric that counts.
+
+    Args:
+        names: What the evaluators gave.
+        metric: The one that is wanted; None for the host's usual one.
+
+    Raises:
+        ValueError: If it is not among them; lists them.
+    """
+    names = set(names)
+    known = QUALITY if metric is None else [c for c in QUALITY if c.metric == metric]
+    for column in known:
+        if column.metric in names:
+            return column
+    if metric in names:
+        return Column(metric, metric)
+    if not names:
+        raise ValueError(
+            'The evaluators gave no metrics at all. A detector has no AP while it '
+            'detects nothing: train longer, or lower the score_thr of its test_cfg.'
+        )
+    raise ValueError(
+        f'The evaluators gave no {metric or "metric that is known here"}. Name one of '
+        f'these with --metric: {", ".join(sorted(names))}.'
+    )
+
+
+def with_calibration(evaluator: Any, out_file: Optional[str] = None) -> Any:
+    """Return a test evaluator with the calibration beside a classifier's accuracy.
+
+    Args:
+        evaluator: A config's ``test_evaluator``.
+        out_file: Where the calibration writes its predictions.
+    """
+    metrics = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
+    if not any(metric.get('type', '').endswith('Accuracy') for metric in metrics):
+        return evaluator
+    calibration = dict(type='frskd_mm.Calibration', prefix=CALIBRATION)
+    return [*metrics, {**calibration, 'out_file': out_file}]
+
+
+def check_quality(cfg: Config, metric: Optional[str]) -> None:
+    """Refuse a metric that the evaluators do not give, before anything is trained.
+
+    The untrained student is evaluated on the first images of the test set. What fails
+    there for lack of more images, or of an accelerator, is left to the test.
+
+    Args:
+        cfg: Config of the plain student.
+        metric: As in :func:`find_quality`.
+
+    Raises:
+        ValueError: If the evaluators do not give the metric.
+    """
+    cfg = deepcopy(cfg)
+    _set_all(cfg.model, 'score_thr', 0.0)  # so that detectors detect something
+    loader_cfg = cfg.test_dataloader
+    loader_cfg.update(num_workers=0, persistent_workers=False)
+    loader_cfg.pop('prefetch_factor', None)
+    if 'batch_size' in loader_cfg:
+        loader_cfg.batch_size = min(loader_cfg.batch_size, MAX_IMAGES)
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope'))
+    with scope, _quiet(), isolated_rng(), torch.no_grad():
+        evaluator = _build_evaluator(with_calibration(cfg.test_evaluator))
+        loader = Runner.build_dataloader(loader_cfg, seed=0)
+        evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
+        model = build_model(cfg).eval()
+        batch = next(iter(loader))
+        try:
+            outputs = model.test_step(batch)
+            evaluator.process(data_samples=outputs, data_batch=batch)
+            found: Dict[str, Any] = evaluator.evaluate(len(loader.dataset))
+        except Exception as error:
+            print(f'The metric was not tried before training: {error}')
+            return
+    if found:
+        find_quality(numbers_of(found), metric)
+
+
+def numbers_of(metrics: Dict[str, Any]) -> Dict[str, float]:
+    """Return the metrics that are numbers: evaluators may give other things, too."""
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, (int, float, np.number))
+    }
+
+
+def _build_evaluator(cfg: Any) -> Evaluator:
+    """Build an evaluator as the runner does."""
+    if isinstance(cfg, dict) and 'metrics' in cfg:
+        return EVALUATOR.build({'type': 'Evaluator', **cfg})
+    return Evaluator(cfg)
+
+
+def _set_all(cfg: Any, key: str, value: Any) -> None:
+    """Set a key wherever nested values have it."""
+    if isinstance(cfg, dict) and key in cfg:
+        cfg[key] = value
+    parts = cfg.values() if isinstance(cfg, dict) else cfg
+    for part in parts if isinstance(cfg, (dict, list, tuple)) else ():
+        _set_all(part, key, value)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep evaluators from printing their tables."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
