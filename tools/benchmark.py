@@ -29,6 +29,7 @@ from frskd_mm.lab.benchmark import (
     silence,
     sweep_table,
 )
+from frskd_mm.lab.outputs import check_output
 from frskd_mm.utils.command import CommandParser, run_command
 from frskd_mm.utils.environment import describe_environment
 from frskd_mm.utils.optional import require_packages
@@ -180,6 +181,8 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     if args.plot:
         require_packages('--plot', matplotlib='matplotlib')
+    check_output('--plot', args.plot, picture=True)
+    check_output('--json', args.json)
     kind, measurements = run(args)
     print(report(measurements))
     if kind:

@@ -4,6 +4,7 @@ import torch
 
 import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
 from frskd_mm.engine import load_config
+from frskd_mm.lab.outputs import check_output
 from frskd_mm.lab.visualization.architecture import draw_architecture
 from frskd_mm.utils.command import CommandParser, run_command
 from frskd_mm.utils.model import build_model
@@ -18,6 +19,7 @@ def main() -> None:
         '--size', type=int, nargs=2, default=(32, 32), help='image height and width'
     )
     args = parser.parse_args()
+    check_output('OUT', args.out, picture=True)
     cfg = load_config(args.config)
     draw_architecture(build_model(cfg), torch.zeros(1, 3, *args.size), args.out)
     print(args.out)

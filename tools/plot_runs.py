@@ -1,5 +1,6 @@
 """Compare finished runs: ``python tools/plot_runs.py --run NAME DIR [DIR ...]``."""
 
+from frskd_mm.lab.outputs import check_output
 from frskd_mm.lab.statistics import mean_std
 from frskd_mm.lab.visualization.learning_curves import draw_learning_curves, read_curves
 from frskd_mm.utils.command import CommandParser, run_command
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument('--title', default='', help='heading of the picture')
     parser.add_argument('--out', help='PNG of the learning curves to write')
     args = parser.parse_args()
+    check_output('--out', args.out, picture=True)
     runs = {
         name: [read_curves(d, args.metric, args.scale) for d in work_dirs]
         for name, *work_dirs in args.run

@@ -363,6 +363,11 @@ def configure_run(
                 '--amp: DeepSpeed has mixed precision of its own. Leave --amp out and '
                 'set strategy.bf16=dict(enabled=True) in the config.'
             )
+        if 'optimizer' not in cfg.optim_wrapper:
+            raise ValueError(
+                '--amp: the config has several optimisers. Leave --amp out and set '
+                "type='AmpOptimWrapper' in each of optim_wrapper's."
+            )
         if get_device() == 'cpu':
             raise ValueError(
                 '--amp: MMEngine has mixed precision for accelerators only, and '

@@ -8,6 +8,10 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapperDict, build_optim_wrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmpretrain.models import ImageClassifier
+from mmpretrain.registry import MODELS
 from torch import nn
 
 from frskd_mm.engine import load_config, wrap
@@ -33,6 +37,7 @@ from frskd_mm.lab.benchmark.memory import measure_memory
 from frskd_mm.lab.benchmark.operators import REST, profile_operators
 from frskd_mm.lab.benchmark.rounds import Spread, paired_ratio, run_in_turns
 from frskd_mm.lab.benchmark.steps import PHASES, TrainingStep
+from frskd_mm.lab.outputs import check_output
 from frskd_mm.lab.trial import find_image_size, find_num_classes, random_batch
 
 PLAIN = 'configs/digits/wrn10-1_digits.py'
@@ -171,6 +176,65 @@ def test_step_with_accumulation_ends_with_one_update(read):
     step()
     assert len(updates) == 1
     assert step.images == 6
+
+
+@MODELS.register_module()
+class TwoOptimisers(ImageClassifier):
+    """A classifier whose head has an optimiser of its own."""
+
+    def train_step(self, data, optim_wrapper):
+        data = self.data_preprocessor(data, True)
+        loss, log = self.parse_losses(self(**data, mode='loss'))
+        optimisers = list(optim_wrapper.values())
+        optimisers[0].zero_grad()
+        optimisers[1].backward(loss)
+        for optimiser in optimisers:
+            optimiser.step()
+        again, _ = self.parse_losses(self(**data, mode='loss'))
+        optimisers[1].update_params(again)
+        return log
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class HeadApart:
+    """Gives the parameters of the heads to one optimiser and the rest to another."""
+
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+        self.cfg = optim_wrapper_cfg
+
+    def __call__(self, model):
+        parts = {'rest': nn.ModuleList(), 'head': nn.ModuleList()}
+        for name, part in model.named_children():
+            parts['head' if name == 'head' else 'rest'].append(part)
+        return OptimWrapperDict(
+            **{
+                name: build_optim_wrapper(part, self.cfg[name])
+                for name, part in parts.items()
+            }
+        )
+
+
+@pytest.mark.parametrize('method', ['none', 'frskd'])
+def test_step_with_several_optimisers(read, method):
+    sgd = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1, momentum=0.9))
+    cfg = wrap(read(PLAIN), method)
+    cfg.optim_wrapper = dict(
+        constructor='HeadApart', rest=sgd, head={**sgd, 'accumulative_counts': 2}
+    )
+    student = cfg.model if method == 'none' else cfg.model.student
+    student.type = 'TwoOptimisers'
+    with pytest.raises(ValueError, match=r"several .* in each of optim_wrapper's"):
+        configure(cfg, SMALL.image_size, amp=True)
+    step = TrainingStep(configure(cfg, SMALL.image_size), SMALL, 10)
+    assert step.images == 4
+    before = {k: v.clone() for k, v in step.model.named_parameters()}
+    seconds = step()
+    assert sum(seconds[phase] for phase in PHASES) == pytest.approx(seconds['total'])
+    assert all(seconds[phase] > 0 for phase in PHASES)
+    for optimiser in step.optimisers:
+        assert optimiser.optimizer.state
+    for name, parameter in step.model.named_parameters():
+        assert torch.equal(parameter, before[name])
 
 
 def test_compiled_step_has_its_total_alone(arms):
@@ -448,6 +512,11 @@ def test_tool_measures_and_writes(repo, tmp_path):
         (['--batch-size', '0'], '--batch-size must be 1 or more, not 0'),
         (['--steps', '0'], '--steps must be 1 or more'),
         (['--warmup', '-1'], '--warmup must be 0 or more'),
+        (['--threads', '0'], '--threads must be 1 or more, not 0'),
+        (['--json', 'no/out.json'], '--json no/out.json: there is no folder'),
+        (['--json', '.'], '--json . is a folder'),
+        (['--plot', 'a.bmp', '--sweep', 'batch', '1'], 'a.bmp is no picture'),
+        (['--plot', 'no/a.png', '--sweep', 'batch', '1'], 'there is no folder'),
         (['--plot', 'out.png'], '--plot draws a --sweep'),
         (['--sweep', 'depth', '1'], 'takes one of batch'),
         (['--against', 'nowhere:build'], "No module named 'nowhere'"),
@@ -459,6 +528,18 @@ def test_tool_refuses(repo, monkeypatch, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(repo / 'tools/benchmark.py'), run_name='__main__')
     assert message in f'{stop.value} {capsys.readouterr().err}'
+
+
+def test_an_output_is_tried_without_a_trace(tmp_path):
+    new, old = tmp_path / 'new.json', tmp_path / 'old.json'
+    old.write_text('{}')
+    check_output('--json', str(new))
+    check_output('--json', str(old))
+    check_output('--json', None)
+    assert not new.exists()
+    assert old.read_text() == '{}'
+    with pytest.raises(OSError, match=r'--json .* cannot be written: .*\.'):
+        check_output('--json', '/proc/self/no.json')  # nobody may
 
 
 def test_config_is_left_as_it_is(read):

@@ -6,14 +6,15 @@ import warnings
 from collections import defaultdict
 from copy import deepcopy
 from functools import wraps
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import HOOKS, DefaultScope
 
 from frskd_mm.lab.peak import build_foreign_step
@@ -23,6 +24,10 @@ from frskd_mm.utils.recorder import Recorder
 
 #: Parts of a step in their order; 'total' comes beside them.
 PHASES = ('data', 'forward', 'backward', 'optimiser')
+#: By the methods of the data preprocessor and of optimisers; the rest is forward.
+PHASE_OF = dict(
+    data='data', backward='backward', step='optimiser', zero_grad='optimiser'
+)
 CHANNELS_LAST = 'frskd_mm.ChannelsLastHook'
 
 
@@ -99,13 +104,21 @@ class TrainingStep:
                     if get_device() in HOOKS.build(hook).devices:
                         model.to(memory_format=torch.channels_last)
             self.optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-        for group in self.optim_wrapper.param_groups:
-            group['lr'] = 0.0
-        self.iterations = cfg.optim_wrapper.get('accumulative_counts', 1)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group['lr'] = 0.0
+        self.iterations = accumulated_iterations(cfg.optim_wrapper)
         self.images = self.iterations * workload.batch_size
         self.batch = random_batch(cfg, *workload, num_classes)
         self.compile_cfg = cfg.get('compile')
         self.compiled = False
+
+    @property
+    def optimisers(self) -> List[OptimWrapper]:
+        """The optimisers: a model with a training step of its own may have several."""
+        if isinstance(self.optim_wrapper, OptimWrapperDict):
+            return list(self.optim_wrapper.values())
+        return [self.optim_wrapper]
 
     def compile(self) -> None:
         """Compile the step if the config says so, as the runner does."""
@@ -138,27 +151,35 @@ class TrainingStep:
             total = now() - began
         if self.compiled:
             return dict(total=total)
-        data, backward, update = (
-            timer.seconds[name] for name in ('data', 'backward', 'update')
-        )
-        return dict(
-            data=data,
-            forward=total - data - update,
-            backward=backward,
-            optimiser=update - backward,
-            total=total,
-        )
+        seconds = dict.fromkeys(PHASES, 0.0)
+        for name, taken in timer.seconds.items():
+            seconds[PHASE_OF[name.split()[0]]] += taken
+        seconds['forward'] = total - sum(seconds.values())
+        return dict(**seconds, total=total)
 
     def fresh_batch(self) -> Any:
         """Return the batch anew: preprocessing writes into the annotations."""
         return deepcopy(self.batch)
 
     def _targets(self) -> Dict[str, tuple]:
-        return dict(
-            data=(self.model.data_preprocessor, 'forward'),
-            backward=(self.optim_wrapper, 'backward'),
-            update=(self.optim_wrapper, 'update_params'),
-        )
+        targets: Dict[str, tuple] = dict(data=(self.model.data_preprocessor, 'forward'))
+        for number, optimiser in enumerate(self.optimisers):
+            for method in ('backward', 'step', 'zero_grad'):
+                targets[f'{method} {number}'] = (optimiser, method)
+        return targets
+
+
+def accumulated_iterations(cfg: Dict[str, Any]) -> int:
+    """Return after how many iterations all optimisers have made whole updates.
+
+    Args:
+        cfg: An ``optim_wrapper``, of one optimiser or, by name, of several.
+    """
+    if 'optimizer' in cfg:
+        return cfg.get('accumulative_counts', 1)
+    parts = [part for part in cfg.values() if isinstance(part, dict)]
+    counts = [part.get('accumulative_counts', 1) for part in parts]
+    return int(np.lcm.reduce([1, *counts]))
 
 
 class ForeignStep:
