@@ -1,8 +1,9 @@
 """Which metric counts, and whether the evaluators give it."""
 
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
+from io import StringIO
 from typing import Any, Dict, Iterable, Iterator, NamedTuple, Optional
 
 import numpy as np
@@ -102,6 +103,8 @@ def check_quality(cfg: Config, metric: Optional[str]) -> None:
     loader_cfg.pop('prefetch_factor', None)
     if 'batch_size' in loader_cfg:
         loader_cfg.batch_size = min(loader_cfg.batch_size, MAX_IMAGES)
+    found: Dict[str, Any] = {}
+    problem: Optional[Exception] = None
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope'))
     with scope, _quiet(), isolated_rng(), torch.no_grad():
         evaluator = _build_evaluator(with_calibration(cfg.test_evaluator))
@@ -112,11 +115,12 @@ def check_quality(cfg: Config, metric: Optional[str]) -> None:
         try:
             outputs = model.test_step(batch)
             evaluator.process(data_samples=outputs, data_batch=batch)
-            found: Dict[str, Any] = evaluator.evaluate(len(loader.dataset))
+            found = evaluator.evaluate(len(loader.dataset))
         except Exception as error:
-            print(f'The metric was not tried before training: {error}')
-            return
-    if found:
+            problem = error
+    if problem is not None:
+        print(f'The metric was not tried before training: {problem}')
+    elif found:
         find_quality(numbers_of(found), metric)
 
 
@@ -152,6 +156,7 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with redirect_stdout(StringIO()):
+            yield
     finally:
         logger.setLevel(level)
