@@ -6,6 +6,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, DefaultScope
 
+from frskd_mm.utils.model import RGB
+
 #: Annotated objects in a random image; COCO has 7.3 on average.
 NUM_BOXES = 7
 
@@ -41,7 +43,7 @@ def random_batch(
         num_classes: Labels are below it.
 
     Returns:
-        What the data preprocessor takes: uint8 images (3, H, W), a list of them
+        What the data preprocessor takes: uint8 images (C, H, W), a list of them
         or one tensor, and N data samples of the host library.
 
     Raises:
@@ -74,8 +76,15 @@ def random_batch(
         return function(samples, **collate)
 
 
-def _random_image(image_size: Tuple[int, int]) -> torch.Tensor:
-    return torch.randint(0, 256, (3, *image_size), dtype=torch.uint8)
+def _image_shape(cfg: Config, image_size: Tuple[int, int]) -> Tuple[int, int, int]:
+    """Return (C, H, W) of a config's images, which need not have three channels."""
+    student = cfg.model.get('student', cfg.model)
+    channels = (student.get('backbone') or {}).get('in_channels', RGB)
+    return channels, *image_size
+
+
+def _random_image(cfg: Config, image_size: Tuple[int, int]) -> torch.Tensor:
+    return torch.randint(0, 256, _image_shape(cfg, image_size), dtype=torch.uint8)
 
 
 def _classification_samples(
@@ -87,7 +96,7 @@ def _classification_samples(
     for index in range(batch_size):
         sample = DataSample(metainfo=dict(sample_idx=index))  # read by PS-KD
         sample.set_gt_label(torch.randint(num_classes, (1,)))
-        samples.append(dict(inputs=_random_image(image_size), data_samples=sample))
+        samples.append(dict(inputs=_random_image(cfg, image_size), data_samples=sample))
     return samples
 
 
@@ -105,7 +114,7 @@ def _segmentation_samples(
             gt_edge_map=PixelData(data=labels.clamp(max=1)),  # read by PIDNet
             metainfo=dict(img_shape=image_size, ori_shape=image_size),
         )
-        samples.append(dict(inputs=_random_image(image_size), data_samples=sample))
+        samples.append(dict(inputs=_random_image(cfg, image_size), data_samples=sample))
     return samples
 
 
@@ -116,7 +125,7 @@ def _detection_samples(
 
     batch = demo_mm_inputs(
         batch_size=batch_size,
-        image_shapes=(3, *image_size),
+        image_shapes=_image_shape(cfg, image_size),
         num_items=[NUM_BOXES] * batch_size,
         num_classes=num_classes + 1,  # its labels start with 1
         with_mask="'with_mask': True" in str(cfg.get('train_dataloader')),

@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Iterator, Optional
+from typing import Any, Iterator, Optional, Tuple
 
 import torch
 from mmengine.config import Config
@@ -14,6 +14,8 @@ from frskd_mm.registry import MODELS as OWN_MODELS
 
 from .explain import explained
 from .random import isolated_rng
+
+RGB = 3
 
 
 def build_model(cfg: Config, model: Optional[dict] = None) -> BaseModel:
@@ -50,6 +52,31 @@ def unwrap(model: BaseModel) -> BaseModel:
 def count_parameters(model: nn.Module) -> int:
     """Return the number of weights, frozen ones included."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def input_channels(model: nn.Module, image_size: Tuple[int, int]) -> int:
+    """Return how many channels the images of a model have, not always three.
+
+    Three, unless the backbone does not run on that; then as many as its first
+    convolution reads.
+
+    Args:
+        model: A model with a ``backbone``; left as it was.
+        image_size: Height and width of an image that it takes.
+    """
+    backbone: Any = model.backbone
+    convolutions = (m for m in backbone.modules() if isinstance(m, nn.Conv2d))
+    first = next(convolutions, None)
+    if first is None or first.in_channels == RGB:
+        return RGB
+    # A convolution may read pixels that were rearranged, as YOLOX's first does.
+    image = next(model.parameters()).new_zeros(1, RGB, *image_size)
+    try:
+        with dry_run(model):
+            backbone(image)
+    except Exception:
+        return first.in_channels
+    return RGB
 
 
 @contextmanager

@@ -268,6 +268,14 @@ def test_pairs_get_their_partners(read):
 
 
 @pytest.mark.parametrize('task', TASKS)
+def test_random_images_have_the_backbones_channels(read, task):
+    cfg = read(TASKS[task])
+    cfg.model.backbone.in_channels = 5
+    for image in random_batch(cfg, 2, (16, 16), 2)['inputs']:
+        assert image.shape[0] == 5
+
+
+@pytest.mark.parametrize('task', TASKS)
 def test_random_labels_are_below_the_number_of_classes(read, task):
     for num_classes in (1, 3):
         batch = random_batch(read(TASKS[task]), 4, (16, 16), num_classes)

@@ -413,3 +413,33 @@ def test_test_time_augmentation_is_the_students():
             (sample,) = tta.test_step(views())
         merged.append((sample.pred_sem_seg.data, sample.seg_logits.data))
     torch.testing.assert_close(*merged, rtol=0, atol=0)
+
+
+def five_bands(data):
+    return {**data, 'inputs': torch.randn(2, 5, *data['inputs'].shape[2:])}
+
+
+def test_images_of_five_bands():
+    student = student_cfg()
+    student['backbone']['in_channels'] = 5
+    model = build(student)
+    losses = model(**five_bands(batch()), mode='loss')
+    model.parse_losses(losses)[0].backward()
+    assert losses['loss_at'] > 0
+    assert not untrained(model)
+
+
+@pytest.mark.parametrize('num_classes', [1, 2])
+def test_one_logit_tells_two_labels_apart(num_classes):
+    head = head_cfg(
+        num_classes=num_classes,
+        out_channels=1,
+        threshold=0.5,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True),
+    )
+    model = build(student_cfg(decode_head=head, auxiliary_head=None))
+    data = batch(num_classes=2, ignored=0.0)
+    assert model(**data, mode='loss')['loss_kd'] >= 0
+    data['data_samples'][0].gt_sem_seg.data[0, 0] = 2
+    with pytest.raises(ValueError, match=r'Labels \[2\]'):
+        model(**data, mode='loss')

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from frskd_mm.models.tasks.base import as_levels
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import at_least, check_arguments
-from frskd_mm.utils.model import count_parameters, dry_run
+from frskd_mm.utils.model import count_parameters, dry_run, input_channels
 from frskd_mm.utils.recorder import Replayer
 
 from .base import BaseDistiller, with_prefix
@@ -204,7 +204,7 @@ class ONE(BaseDistiller):
         self.soft_label = MODELS.build(soft_label)
         shapes = self.task.feature_shapes(student, 'backbone', input_size)
         channels = [channels for channels, *_ in shapes]
-        image = torch.randn(1, 3, height, width)
+        image = torch.randn(1, input_channels(student, (height, width)), height, width)
         self.stage_name, modules = find_last_stage(student.backbone, image, stage)
         with self._record_shared(student) as shared:
             self.task.feature_shapes(student, 'backbone', input_size)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from frskd_mm.models.label_guidance import LabelGuidance
 from frskd_mm.models.losses.soft_labels import SoftLabels
 from frskd_mm.models.passes import Pass
-from frskd_mm.utils.model import dry_run
+from frskd_mm.utils.model import dry_run, input_channels
 from frskd_mm.utils.preactivation import PreactRecorder
 from frskd_mm.utils.recorder import Recorder, Replayer, Target
 
@@ -81,7 +81,8 @@ class Task(ABC):
         """
         height, width = input_size or self.input_size
         targets = {'feats': (self.source_module(student, source), 'forward')}
-        image = next(student.parameters()).new_zeros(1, 3, height, width)
+        channels = input_channels(student, (height, width))
+        image = next(student.parameters()).new_zeros(1, channels, height, width)
         record = Recorder(targets)
         try:
             with dry_run(student), record:
@@ -90,9 +91,9 @@ class Task(ABC):
             if not record.outputs['feats']:  # what comes after does not matter here
                 raise DryForwardError(
                     f'{type(student).__name__} does not run on an image of '
-                    f'{height}x{width}: {type(error).__name__}: {error} Set '
-                    'input_size=(height, width) in the distiller to the training '
-                    "images'."
+                    f'{height}x{width} with {channels} channels: '
+                    f'{type(error).__name__}: {error} Set input_size=(height, width) '
+                    "in the distiller to the training images'."
                 ) from error
         feats = as_levels(record.last('feats'))
         module = targets['feats'][0]

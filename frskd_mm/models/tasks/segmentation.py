@@ -103,7 +103,7 @@ class SegmentationTask(Task):
 
     def num_drawn_maps(self, student: BaseModel, identity: bool) -> int:
         """Return the number of classes, or 1."""
-        return _compared_head(student).num_classes if identity else 1
+        return _num_labels(_compared_head(student)) if identity else 1
 
     def draw_labels(
         self,
@@ -123,7 +123,7 @@ class SegmentationTask(Task):
         head = _compared_head(student)
         return draw_label_maps(
             torch.stack([sample.gt_sem_seg.data[0] for sample in data_samples]),
-            head.num_classes,
+            _num_labels(head),
             head.ignore_index,
             [map_size(feat) for feat in feats],
             guidance.drop,
@@ -162,7 +162,7 @@ class SegmentationTask(Task):
             if 'gt_sem_seg' not in sample:
                 continue
             labels = sample.gt_sem_seg.data
-            bad = (labels < 0) | (labels >= head.num_classes)
+            bad = (labels < 0) | (labels >= _num_labels(head))
             if head.ignore_index is not None:
                 bad &= labels != head.ignore_index
             if bad.any():
@@ -193,6 +193,11 @@ def _compared_head(model: BaseModel) -> BaseModule:
     if not isinstance(head, nn.ModuleList):
         return head
     return [stage for stage in head if not isinstance(stage, PointHead)][-1]
+
+
+def _num_labels(head: BaseModule) -> int:
+    """Return the number of labels; a head with one logit tells two apart."""
+    return max(2, head.num_classes) if head.out_channels == 1 else head.num_classes
 
 
 def _logit_maps(head: BaseModule, output: Any) -> List[Tensor]:
