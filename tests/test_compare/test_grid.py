@@ -387,7 +387,7 @@ def test_a_method_that_cannot_be_built_is_refused(tmp_path, config):
     out = tmp_path / 'out'
     for method, message in (
         ('kd', 'kd cannot be built: .*PretrainedTeacher needs a trained teacher'),
-        (wrong, "wrong cannot be built: .*no argument alpha_t"),
+        (wrong, 'wrong cannot be built: .*no argument alpha_t'),
     ):
         with pytest.raises(ValueError, match=message):
             plan_grid(config, ['ce', method], [0], str(out), OPTIONS)
