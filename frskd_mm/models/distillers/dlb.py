@@ -80,10 +80,13 @@ class DLB(BaseDistiller):
             return present.losses
 
         again = self.run_student(student, *last)
-        # The union's mean; the last batch of an epoch may be smaller.
+        # The union's mean; the last batch of an epoch may be smaller. What is only
+        # logged speaks of the new images: the others have just been trained on.
         share = len(samples) / (len(samples) + len(last_logits))
         losses = {
             name: share * value + (1.0 - share) * again.losses[name]
+            if 'loss' in name
+            else value
             for name, value in present.losses.items()
         }
         losses['loss_dlb'] = self.soft_label(again.logits, last_logits)

@@ -174,6 +174,17 @@ class TestDLB(PairContract):
         }
 
 
+def test_dlb_logs_the_task_loss_of_the_new_images_as_a_plain_student_does():
+    """The mean with those of the last iteration would flatter the learning curve."""
+    model = build('DLB')
+    model.loss(**pair_batch('same_image'))
+    batch = pair_batch('same_image')
+    expected = cross_entropy(
+        logits_of(deepcopy(model), batch['inputs'][:4]), batch['data_samples'][:4]
+    )
+    torch.testing.assert_close(model.loss(**batch)['student.task'], expected.detach())
+
+
 def test_dlb_starts_anew_each_epoch():
     model = build('DLB')
     hub = MessageHub.get_current_instance()
