@@ -1,5 +1,7 @@
 """Which reader takes which head of a detector."""
 
+import inspect
+import textwrap
 from itertools import product
 
 import pytest
@@ -185,6 +187,28 @@ def test_a_reader_from_outside_takes_its_heads_over():
         assert type(other) is DenseReader
     finally:
         HEAD_READERS.module_dict.pop('FinestLevel')
+
+
+def test_the_example_of_the_base_class_reads_a_head():
+    from mmdet.models.dense_heads import FCOSHead
+
+    lines = inspect.getdoc(HeadReader).splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.endswith('::'))
+    end = next(i for i, line in enumerate(lines) if line.startswith('``SoftLabels``'))
+    names = dict(
+        HEAD_READERS=HEAD_READERS,
+        HeadReader=HeadReader,
+        SoftLabels=SoftLabels,
+        MyHead=FCOSHead,
+    )
+    try:
+        exec(textwrap.dedent('\n'.join(lines[begin + 1 : end])), names)
+        model, data = distilled('fcos').train(), family_batch('fcos')
+        (reader,) = find_readers(model)
+        assert type(reader) is names['FinestMap']
+        assert model.loss(**data)['loss_kd'] > 0
+    finally:
+        HEAD_READERS.module_dict.pop('FinestMap', None)
 
 
 def test_a_detector_without_a_known_head_is_told_what_to_do(monkeypatch):

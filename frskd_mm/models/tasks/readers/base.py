@@ -22,7 +22,25 @@ class HeadReader(ABC):
     outside of this package. It finds its heads by ``isinstance``. Of two readers
     that find one head, under one ``name``, the one registered later reads it.
 
-    Student and twin are of one structure, so one reader serves both.
+    Student and twin are of one structure, so one reader serves both. For a head
+    with sigmoid class maps (N, C, H, W) as its first output, whose finest level
+    is compared, all of it is::
+
+        @HEAD_READERS.register_module()
+        class FinestMap(HeadReader):
+            @classmethod
+            def find(cls, detector):
+                head = getattr(detector, 'bbox_head', None)
+                return [cls('dense')] if isinstance(head, MyHead) else []
+
+            def targets(self, detector):
+                return {self.name: (detector.bbox_head, 'forward')}
+
+            def soft_labels(self, student, teacher, data_samples):
+                ours, theirs = (one.output(self.name)[0] for one in (student, teacher))
+                return SoftLabels(ours[0], theirs[0], cls_form='sigmoid')
+
+    ``SoftLabels`` has more fields, for boxes, quality and weights of places.
 
     Args:
         name (str): The head's name: 'dense', 'rpn', 'roi0', 'mask0', 'queries';
