@@ -3,15 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from contracts import Case, NeckContract, random_maps
 
 from frskd_mm.models import BiFPNSeg, FPNBiFPNSeg
 from frskd_mm.registry import MODELS
 
 SIZES = [(13, 17), (7, 9), (4, 5), (2, 3)]
-
-
-def maps(channels=4):
-    return [torch.randn(2, channels, *size) for size in SIZES]
 
 
 def dw(block, x):
@@ -47,17 +44,45 @@ def layer_by_equations(layer, f):
     return [t[i] for i in range(n)]
 
 
-@pytest.mark.parametrize('last_bottom_up', [True, False])
-def test_bifpn_seg_equals_the_equations(last_bottom_up):
-    neck = BiFPNSeg([4] * 4, num_layers=2, last_bottom_up=last_bottom_up).train()
-    for parameter in neck.parameters():
-        torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    feats = expected = maps()
-    for layer in neck.layers:
-        expected = layer_by_equations(layer, expected)
-    for out, value in zip(neck(feats), expected):
-        torch.testing.assert_close(out, value, rtol=1e-4, atol=1e-5)
-    assert neck.out_channels == [4] * 4
+class TestBiFPNSeg(NeckContract):
+    component = BiFPNSeg
+    cases = {
+        'top-down end': Case(dict(num_layers=2, last_bottom_up=False), None),
+        'bottom-up end': Case(dict(num_layers=2, last_bottom_up=True), None),
+    }
+    main = list(cases)
+    wrong_settings = [
+        (dict(in_channels=[4, 8]), 'all in_channels must be equal'),
+        (dict(in_channels=[4]), 'at least two'),
+        (dict(num_layers=0), 'num_layers of BiFPNSeg'),
+    ]
+    wrong_inputs = [
+        (channels, r'in_channels=\[4, 4, 4, 4\] but received maps')
+        for channels in ([4] * 3, [4, 4, 4, 5], [4] * 5)
+    ]
+
+    def build(self, case, device='cpu', dtype=None):
+        neck = BiFPNSeg(**{'in_channels': [4] * 4, **case.settings})
+        for parameter in neck.parameters():
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        return neck.to(device, dtype)
+
+    def feats(self, case, device='cpu'):
+        return random_maps(2, [4] * 4, SIZES, device)
+
+    def expected(self, neck, feats, case):
+        for layer in neck.layers:
+            feats = layer_by_equations(layer, feats)
+        return feats
+
+
+@pytest.mark.parametrize('channels', [[3, 5, 7], [3, 5, 7, 8]])
+def test_the_published_students_neck_names_other_maps(channels):
+    """It left out what it had no lateral for."""
+    neck = FPNBiFPNSeg([3, 5, 7, 9], out_channels=6)
+    feats = [torch.randn(2, c, *size) for c, size in zip(channels, SIZES)]
+    with pytest.raises(ValueError, match=r'in_channels=\[3, 5, 7, 9\] but received'):
+        neck(feats)
 
 
 def test_published_student_neck_adds_two_levels():
@@ -72,15 +97,6 @@ def test_published_student_neck_adds_two_levels():
     feats[-1].requires_grad_()
     neck(feats)[0].sum().backward()
     assert feats[-1].grad.abs().sum() > 0
-
-
-def test_wrong_arguments():
-    with pytest.raises(ValueError, match='all in_channels must be equal'):
-        BiFPNSeg([4, 8])
-    with pytest.raises(ValueError, match='num_layers of BiFPNSeg'):
-        BiFPNSeg([4, 4], num_layers=0)
-    with pytest.raises(ValueError, match='at least two'):
-        BiFPNSeg([4])
 
 
 @pytest.mark.parametrize('arch', ['b0', 'b1'])

@@ -31,6 +31,21 @@ def check_in_channels(name: str, in_channels: Sequence[int]) -> None:
         )
 
 
+def check_maps(name: str, feats: Sequence[Tensor], in_channels: Sequence[int]) -> None:
+    """Require the maps for which a neck was built.
+
+    Raises:
+        ValueError: If the maps' number or channels are not ``in_channels``.
+    """
+    channels = [feat.shape[1] for feat in feats]
+    if channels != list(in_channels):
+        raise ValueError(
+            f'{name} was built for in_channels={list(in_channels)} but received maps '
+            f'with {channels} channels. Set in_channels (or the out_indices of the '
+            'backbone) so that they agree.'
+        )
+
+
 @MODELS.register_module()
 class BiFPN(RefiningNeck):
     r"""Refine feature maps top-down and bottom-up, all levels equally wide.
@@ -171,14 +186,7 @@ class BiFPN(RefiningNeck):
         Raises:
             ValueError: If the maps' number or channels are not ``in_channels``.
         """
-        channels = [feat.shape[1] for feat in feats]
-        if channels != self.in_channels:
-            raise ValueError(
-                f'{type(self).__name__} was built for in_channels='
-                f'{self.in_channels} but received maps with {channels} channels. '
-                'Set in_channels (or the out_indices of the backbone) so that '
-                'they agree.'
-            )
+        check_maps(type(self).__name__, feats, self.in_channels)
         for layer in self.layers:
             feats = layer(feats)
         return tuple(feats)

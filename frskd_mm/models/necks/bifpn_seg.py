@@ -10,7 +10,7 @@ from torch import Tensor
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import at_least, check_arguments
 
-from .bifpn import check_in_channels
+from .bifpn import check_in_channels, check_maps
 from .refining import RefiningNeck
 
 
@@ -57,7 +57,7 @@ class BiFPNSegLayer(BaseModule):
     def forward(self, feats: Sequence[Tensor]) -> List[Tensor]:
         """Refine maps (N, C, H_i, W_i), fine to coarse, to the same shapes."""
         up = [self.top_down[-1](feats[-1])]
-        for feat, node in zip(reversed(feats[:-1]), reversed(self.top_down[:-1])):
+        for feat, node in zip(reversed(feats[:-1]), reversed([*self.top_down][:-1])):
             up.insert(0, node(feat + _upsample(up[0], feat)))
         if self.bottom_up is None:
             return up
@@ -134,7 +134,12 @@ class BiFPNSeg(RefiningNeck):
         )
 
     def forward(self, feats: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-        """Refine maps (N, C, H_i, W_i), fine to coarse, to the same shapes."""
+        """Refine maps (N, C, H_i, W_i), fine to coarse, to the same shapes.
+
+        Raises:
+            ValueError: If the maps' number or channels are not ``in_channels``.
+        """
+        check_maps('BiFPNSeg', feats, self.in_channels)
         for layer in self.layers:
             feats = layer(feats)
         return tuple(feats)
@@ -183,6 +188,7 @@ class FPNBiFPNSeg(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         check_in_channels('FPNBiFPNSeg', in_channels)
+        self.in_channels = list(in_channels)
         layer_cfg = dict(
             norm_cfg=norm_cfg or dict(type='BN'), act_cfg=act_cfg or dict(type='ReLU')
         )
@@ -208,7 +214,12 @@ class FPNBiFPNSeg(BaseModule):
         )
 
     def forward(self, feats: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-        """Map the backbone's (N, c_i, H_i, W_i) to six pyramid levels."""
+        """Map the backbone's (N, c_i, H_i, W_i) to six pyramid levels.
+
+        Raises:
+            ValueError: If the maps' number or channels are not ``in_channels``.
+        """
+        check_maps('FPNBiFPNSeg', feats, self.in_channels)
         levels = [lateral(feat) for lateral, feat in zip(self.laterals, feats)]
         for i in reversed(range(len(levels) - 1)):
             levels[i] = levels[i] + _upsample(levels[i + 1], levels[i])
