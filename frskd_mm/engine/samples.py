@@ -108,6 +108,7 @@ def _build_watched(
     except Exception as error:
         _explain_reading(error, name, dataloader)
         raise
+    _check_classes(cfg, name, loader.dataset)
     watch = Watch(name, '', False, runner.log_dir, _channels(cfg))
     for dataset in _nested(loader.dataset):
         skips = skip and dataset is loader.dataset and name == LOADERS[0]
@@ -123,6 +124,29 @@ def _loader_name(runner: Runner, cfg: Config, dataloader: Any) -> str:
         if getattr(runner, f'_{key}', None) is dataloader:
             return key
     return next((key for key in LOADERS if cfg.get(key) == dataloader), 'data loader')
+
+
+def _check_classes(cfg: Config, loader: str, dataset: Any) -> None:
+    """Require that classifiers and segmentors have all classes of the data.
+
+    mmdet checks its own, with a hook.
+
+    Raises:
+        ValueError: If they have fewer.
+    """
+    model = cfg.get('model') or {}
+    model = model.get('student') or model
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+    for part in ('head', 'decode_head'):
+        heads = model.get(part) or []
+        for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+            number = head.get('num_classes')
+            # A segmentor tells two classes apart by one logit.
+            if isinstance(number, int) and max(number, 2) < len(classes):
+                raise ValueError(
+                    f'The data of {loader} have {len(classes)} classes, but {part}.'
+                    f'num_classes of the model is {number}. Let them agree.'
+                )
 
 
 def _channels(cfg: Config) -> Optional[int]:

@@ -185,7 +185,9 @@ def _check_classes(student: BaseModel, twin: BaseModel) -> None:
     for name, head in twin.named_modules():
         theirs = getattr(head, 'num_classes', None)
         ours = getattr(own.get(name), 'num_classes', None)
-        if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs:
+        # A segmentor hands on its head's number under an empty name.
+        both = name and isinstance(ours, int) and isinstance(theirs, int)
+        if both and ours != theirs:
             raise ValueError(
                 f'The twin has {name}.num_classes={theirs}, but the student has '
                 f'{ours}. Both learn from the same labels: remove num_classes from '

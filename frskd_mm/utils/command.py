@@ -113,12 +113,20 @@ def is_user_mistake(error: BaseException) -> bool:
     frame = last.tb_frame
     if isinstance(error, TypeError) and frame.f_code.co_name == 'build_from_cfg':
         return True
-    code = frame.f_code.co_code
-    on_purpose = dis.opname[code[last.tb_lasti]] == 'RAISE_VARARGS'
+    on_purpose = raised_on_purpose(error)
     in_loop = any(
         _module(entry) == 'mmengine.runner.loops' for entry in _entries(error)
     )
     return on_purpose and (_module(last).startswith(PACKAGE) or not in_loop)
+
+
+def raised_on_purpose(error: BaseException) -> bool:
+    """Whether a ``raise`` or ``assert`` in Python code caused an error."""
+    last = _innermost(error)
+    if last is None:
+        return False
+    code = last.tb_frame.f_code.co_code
+    return dis.opname[code[last.tb_lasti]] == 'RAISE_VARARGS'
 
 
 def _is_own_class(error: BaseException) -> bool:

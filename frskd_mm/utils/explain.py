@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import traceback
 from contextlib import contextmanager
 from typing import Any, Iterator, List, Optional, Tuple
 
@@ -11,6 +12,7 @@ from mmengine.registry import Registry
 
 import frskd_mm.registry
 from frskd_mm.utils.arguments import ArgumentError, did_you_mean
+from frskd_mm.utils.command import raised_on_purpose
 
 #: How alike the names of types have to be to be suggested.
 CUTOFF = 0.75
@@ -34,6 +36,8 @@ def explained(cfg: Config) -> Iterator[None]:
         KeyError: Instead of MMEngine's, for an unknown type; names similar ones.
         TypeError: Instead of Python's, for an unknown or a missing argument.
         ArgumentError: With the place of the wrong argument.
+        ValueError: For any error without a word from within the constructor of a
+            library's part, which its settings have led astray.
     """
     try:
         yield
@@ -54,6 +58,10 @@ def explained(cfg: Config) -> Iterator[None]:
         missing = _MISSING_ARGUMENT.search(str(error))
         if missing is not None:
             raise TypeError(_explain_missing(cfg, *missing.groups())) from error
+        _explain_build(cfg, error)
+        raise
+    except Exception as error:
+        _explain_build(cfg, error)
         raise
 
 
@@ -78,6 +86,36 @@ def _explain_type(cfg: Config, name: str, scope: str, kind: str) -> str:
             'which types without a scope are looked up.'
         )
     return f'{text} Types of your own are registered by modules in custom_imports.'
+
+
+def _explain_build(cfg: Config, error: Exception) -> None:
+    """Raise an error that names the part of a library that could not be built.
+
+    Raises:
+        ValueError: If there is one and the library does not say what is wrong.
+    """
+    if str(error) and raised_on_purpose(error):
+        return
+    part = None
+    entry = error.__traceback__
+    while entry is not None:
+        frame = entry.tb_frame
+        if frame.f_code.co_name == 'build_from_cfg':
+            part = frame.f_locals.get('obj_type')
+        elif str(frame.f_globals.get('__name__')).startswith('frskd_mm.'):
+            part = None  # our code is to blame
+        entry = entry.tb_next
+    if part is None:
+        return
+    name = str(getattr(part, '__name__', part)).rpartition('.')[2]
+    place = _find(cfg, 'type', name)
+    where = f', {place.rpartition(".")[0]} in the config,' if place else ''
+    # A bare assertion says nothing but its line.
+    words = str(error) or traceback.extract_tb(error.__traceback__)[-1].line
+    raise ValueError(
+        f'{name}{where} cannot be built from its settings. '
+        f'{type(error).__name__}: {words}'
+    ) from error
 
 
 def _known_types(kind: str) -> List[str]:

@@ -124,15 +124,8 @@ def watched(dataset, host, log_dir, loader='train_dataloader', workers=0, **cfg)
         sampler=dict(type='DefaultSampler', shuffle=False),
         collate_fn=dict(type='pseudo_collate'),
     )
-    preprocessor = dict(mean=[0.0, 0.0, 0.0])
-    cfg = Config(
-        dict(
-            {loader: dataloader},
-            default_scope=host,
-            model=dict(data_preprocessor=preprocessor),
-            **cfg,
-        )
-    )
+    model = dict(data_preprocessor=dict(mean=[0.0, 0.0, 0.0]))
+    cfg = Config({loader: dataloader, 'default_scope': host, 'model': model, **cfg})
     # What a loop sees of the runner.
     runner = SimpleNamespace(
         build_dataloader=Runner.build_dataloader, log_dir=str(log_dir)
@@ -279,7 +272,7 @@ def test_other_channels_are_named(tmp_path):
         list(watched(dataset, 'mmpretrain', tmp_path))
 
 
-DIGITS = dict(type='frskd_mm.Digits', num_per_class=2)
+DIGITS = dict(type='frskd_mm.Digits', num_per_class=2, pipeline=[])
 EMBEDDED = {
     'mmpretrain': ('frskd_mm.Digits', dict(num_per_class=2), []),
     'mmseg': (
@@ -448,6 +441,15 @@ def test_a_missing_annotation_file_is_named(tmp_path):
         FileNotFoundError, match='data set of train_dataloader .*ann.js'
     ):
         watched(dataset, 'mmdet', tmp_path)
+
+
+@pytest.mark.parametrize('part', ['head', 'decode_head'])
+def test_data_with_more_classes_than_the_model_are_refused(part, tmp_path):
+    model = dict(data_preprocessor=None, **{part: dict(num_classes=7)})
+    with pytest.raises(
+        ValueError, match=f'have 10 classes, but {part}.num_classes .* 7'
+    ):
+        watched(DIGITS, 'mmpretrain', tmp_path, model=model)
 
 
 def test_an_unknown_policy_is_refused(tmp_path):
