@@ -134,3 +134,21 @@ def test_labels_out_of_range_are_refused():
     data['data_samples'][0].gt_instances.labels[0] = 3
     with pytest.raises(ValueError, match=r'num_classes=3'):
         distilled('faster_rcnn').loss(**data)
+
+
+@pytest.mark.parametrize('family', ['deformable_detr', 'dino'])
+def test_teachers_that_need_training_mode_are_refused_when_built(family):
+    distiller = dict(
+        type='frskd_mm.PretrainedTeacher',
+        teacher=student_cfg(family),
+        checkpoint='never_read.pth',
+        soft_label=dict(type='frskd_mm.DetSoftLabelLoss'),
+    )
+    with pytest.raises(TypeError, match='cannot be the teacher'):
+        MODELS.build(
+            dict(
+                type='frskd_mm.Distilled',
+                student=student_cfg(family),
+                distiller=distiller,
+            )
+        )

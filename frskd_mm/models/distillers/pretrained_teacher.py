@@ -110,6 +110,7 @@ class PretrainedTeacher(TeachingDistiller):
         teacher_cfg = _teacher_cfg(teacher)
         self._frozen = Frozen(MODELS.build(teacher_cfg))
         self._has_weights = False
+        self.task.check_teacher(self.teacher)
         _check_classes(student, self.teacher)
         self.renormalize = None
         if teacher_cfg.get('data_preprocessor'):

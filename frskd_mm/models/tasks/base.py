@@ -38,6 +38,10 @@ class Task(ABC):
         """Raise ``TypeError`` for a student whose outputs cannot be compared."""
         return None
 
+    def check_teacher(self, teacher: BaseModel) -> None:
+        """Raise ``TypeError`` for a trained model that cannot teach in eval mode."""
+        return None
+
     def default_source(self, student: BaseModel) -> str:
         """Name of the part whose output is refined unless the user says."""
         return 'backbone'

@@ -38,6 +38,18 @@ class DetectionTask(Task):
         """
         return [_shallow_copy(sample) for sample in data_samples]
 
+    def check_teacher(self, teacher: BaseModel) -> None:
+        """Refuse the family of Deformable DETR."""
+        from mmdet.models.detectors import DeformableDETR
+
+        if isinstance(teacher, DeformableDETR):
+            raise TypeError(
+                f'A {type(teacher).__name__} cannot be the teacher: teachers run in '
+                'eval mode, in which it does not compute what its own loss compares. '
+                'Use a teacher of another kind, or a method without a pretrained one, '
+                'such as frskd.'
+            )
+
     def default_source(self, student: BaseModel) -> str:
         """The neck, whose maps the heads read, where there is one."""
         return 'neck' if student.with_neck else 'backbone'
