@@ -4,7 +4,6 @@ import difflib
 import os
 import os.path as osp
 import traceback
-import zipfile
 from glob import glob
 from importlib.util import find_spec
 from typing import Callable, List, Optional, Sequence
@@ -16,6 +15,7 @@ from mmengine.hub import get_config
 from mmengine.registry import DATASETS
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.checkpoint_files import find_damage
 from frskd_mm.utils.environment import HOSTS, has_host, missing_host
 from frskd_mm.utils.scope import drop_own_scope
 
@@ -27,7 +27,8 @@ KNOWN_KEYS = frozenset(
     default_hooks custom_hooks data_preprocessor load_from resume launcher env_cfg
     log_processor log_level visualizer default_scope randomness experiment_name
     custom_imports model_wrapper_cfg sync_bn find_unused_parameters compile strategy
-    runner_type tta_model tta_pipeline activation_checkpointing bad_samples""".split()
+    runner_type tta_model tta_pipeline activation_checkpointing bad_samples
+    non_finite trust_checkpoint""".split()
 )
 #: Variables in the hosts' configs that resemble these.
 HELPERS = ('models',)
@@ -206,22 +207,12 @@ def check_checkpoint_file(path: str) -> None:
         )
     if not osp.isfile(path):
         raise FileNotFoundError(_no_such_file('checkpoint', path))
-    with open(path, 'rb') as file:
-        is_pickle = file.read(1) == b'\x80'  # PyTorch's format before 1.6
-    if not is_pickle and not _is_intact_zip(path):
+    damage = find_damage(path)
+    if damage is not None:
         raise ValueError(
-            f'{path} is not a complete PyTorch checkpoint: it was cut off or damaged '
-            'while it was written or copied, or is another kind of file. Use another '
-            'one, for example the previous epoch of the same work directory.'
+            f'{path} is not a complete PyTorch checkpoint: {damage}. Use another one, '
+            'for example the previous epoch of the same work directory.'
         )
-
-
-def _is_intact_zip(path: str) -> bool:
-    try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is None  # compares check sums
-    except Exception:  # damaged bytes end in errors of many kinds
-        return False
 
 
 def check_data_roots(cfg: Config, loaders: Sequence[str]) -> None:
