@@ -10,6 +10,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from frskd_mm.models.distilled import DISTILLER_PREFIX
 from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits, weights_of
+from frskd_mm.utils.checkpoint_files import write_files_whole
+from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
 from frskd_mm.utils.model import build_model
 
 from .config import check_checkpoint_file
@@ -38,9 +40,11 @@ def export_student(cfg: Config, checkpoint: str, out: str) -> Tuple[str, str]:
     """
     check_checkpoint_file(checkpoint)
     plain = student_config(cfg)
+    plain._cfg_dict.pop('trust_checkpoint', None)
     config_path = osp.splitext(out)[0] + '.py'
     _check_out(checkpoint, out, config_path, plain)
-    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    with checkpoints_as_data(cfg):
+        loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     meta = loaded.get('meta', {})
     return write_student(plain, weights_of(loaded), meta, out, origin=checkpoint)
 
@@ -76,6 +80,7 @@ def write_student(
     }
     os.makedirs(osp.dirname(osp.abspath(out)), exist_ok=True)
     meta['cfg'] = plain.pretty_text
+    write_files_whole()
     save_checkpoint({'state_dict': weights, 'meta': meta}, out)
     config_path = osp.splitext(out)[0] + '.py'
     plain.dump(config_path)
@@ -110,7 +115,8 @@ def _check_out(checkpoint: str, out: str, config_path: str, plain: Config) -> No
 def _is_export(path: str, plain: Config) -> bool:
     """Whether a file is what :func:`export_student` writes for a config."""
     try:
-        found = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        with checkpoints_as_data():
+            found = CheckpointLoader.load_checkpoint(path, map_location='cpu')
         # Training checkpoints have a message hub, at least, besides.
         return set(found) == {'state_dict', 'meta'} and (
             found['meta'].get('cfg') == plain.pretty_text

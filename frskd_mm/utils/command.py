@@ -32,9 +32,17 @@ class CommandParser(argparse.ArgumentParser):
     def add_cfg_options(
         self, purpose: str = 'replace config values: key=value, nested keys with dots'
     ) -> None:
-        """Add ``--cfg-options key=value ...``."""
+        """Add ``--cfg-options key=value ...``, and ``--trust-checkpoint``."""
         self.add_argument(
             '--cfg-options', nargs='+', action=KeyValueAction, help=purpose
+        )
+        self.add_argument(
+            '--trust-checkpoint',
+            dest='cfg_options',
+            nargs=0,
+            action=TrustAction,
+            help='load checkpoints that could run code, not only tensors and plain '
+            'data; the same as trust_checkpoint=True',
         )
 
 
@@ -57,7 +65,24 @@ class KeyValueAction(DictAction):
                     f'train_dataloader.batch_size=8, not {text!r}. There are no '
                     "spaces around '='."
                 )
+        before = getattr(namespace, self.dest, None)
         super().__call__(parser, namespace, values, option_string)
+        _add_options(namespace, self.dest, before)
+
+
+class TrustAction(argparse.Action):
+    """Set the config's ``trust_checkpoint``."""
+
+    def __call__(self, parser: Any, namespace: Any, *args: Any) -> None:
+        """Add it to the options."""
+        _add_options(namespace, self.dest, dict(trust_checkpoint=True))
+
+
+def _add_options(
+    namespace: argparse.Namespace, name: str, options: Optional[dict]
+) -> None:
+    if options:
+        setattr(namespace, name, {**options, **(getattr(namespace, name) or {})})
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from frskd_mm.registry import MODELS as OWN_MODELS
 
+from .checkpoint_loading import checkpoints_as_data
 from .explain import explained
 from .random import isolated_rng
 
@@ -30,7 +31,7 @@ def build_model(cfg: Config, model: Optional[dict] = None) -> BaseModel:
     if cfg.get('data_preprocessor'):
         model_cfg.setdefault('data_preprocessor', deepcopy(cfg.data_preprocessor))
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope'))
-    with scope, explained(cfg):
+    with checkpoints_as_data(cfg), scope, explained(cfg):
         return MODELS.build(model_cfg)
 
 

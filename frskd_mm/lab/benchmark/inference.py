@@ -14,6 +14,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
 from frskd_mm.engine.export import export_student
+from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
 from frskd_mm.utils.model import build_model, count_parameters
 
 from .plan import Arm
@@ -94,7 +95,8 @@ def measure_inference(
 
 def _load(cfg: Config, checkpoint: str) -> BaseModel:
     model = revert_sync_batchnorm(build_model(cfg))
-    weights = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    with checkpoints_as_data(cfg):
+        weights = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     model.load_state_dict(weights['state_dict'], strict=True)
     return model.to(get_device()).eval()
 

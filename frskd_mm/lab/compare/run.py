@@ -5,23 +5,24 @@ import os
 import os.path as osp
 import sys
 import time
-from glob import glob
 from typing import Any, Dict, Optional
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from torch import Tensor
 
-from frskd_mm.engine.config import check_checkpoint_file, configure_run
+from frskd_mm.engine.config import configure_run
 from frskd_mm.engine.export import write_student
 from frskd_mm.engine.runs import build_runner
 from frskd_mm.engine.wrap import student_config
 from frskd_mm.lab.peak import resident_peak
 from frskd_mm.lab.scalars import read_scalars
 from frskd_mm.models.distilled import Distilled
+from frskd_mm.utils.checkpoint_files import find_checkpoint
+from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
 from frskd_mm.utils.environment import describe_environment, require_cuda_ops
 from frskd_mm.utils.model import build_model, count_parameters, unwrap
 
@@ -96,29 +97,6 @@ def note_peak_memory(folder: str) -> int:
     return peak
 
 
-def find_resumable(work_dir: str) -> Optional[str]:
-    """Return the checkpoint to go on from, or None to begin.
-
-    With ``max_keep_ckpts=1``, MMEngine removes the last checkpoint before it writes
-    the next one. A run that is killed in between leaves the name of a file that is
-    gone, and perhaps the beginning of another.
-
-    Args:
-        work_dir: Of the run.
-    """
-    # Not best_*.pth: they lack the optimizer.
-    patterns = [osp.join(work_dir, f'{unit}_*.pth') for unit in ('epoch', 'iter')]
-    others = [path for pattern in patterns for path in glob(pattern)]
-    others.sort(key=osp.getmtime, reverse=True)
-    for path in filter(None, [find_latest_checkpoint(work_dir), *others]):
-        try:
-            check_checkpoint_file(path)
-        except (FileNotFoundError, ValueError):
-            continue
-        return path
-    return None
-
-
 def execute(folder: str, parent: int) -> None:
     """Train, or go on training, then test the last weights and export them.
 
@@ -126,11 +104,19 @@ def execute(folder: str, parent: int) -> None:
         folder: Has the run's ``config.py``; gets ``result.json`` at the end.
         parent: Process that runs the grid.
     """
-    work_dir = osp.join(folder, WORK_DIR)
     cfg = Config.fromfile(osp.join(folder, CONFIG))
     require_cuda_ops(cfg.get('default_scope'))
+    with checkpoints_as_data(cfg):
+        _execute(cfg, folder, parent)
+
+
+def _execute(cfg: Config, folder: str, parent: int) -> None:
+    work_dir = osp.join(folder, WORK_DIR)
+    found = find_checkpoint(work_dir)
+    for line in found.damaged:
+        print(f'Damaged checkpoint {line}. The one before is used, if any.')
     # A first start must keep the config's own load_from.
-    configure_run(cfg, work_dir=work_dir, resume=find_resumable(work_dir))
+    configure_run(cfg, work_dir=work_dir, resume=found.path)
     predictions = osp.join(folder, PREDICTIONS)
     cfg.test_evaluator = with_calibration(cfg.test_evaluator, predictions)
     runner = build_runner(cfg)

@@ -15,6 +15,7 @@ from frskd_mm.models.passes import Pass
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments
 from frskd_mm.utils.checkpoint import weights_of
+from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
 from frskd_mm.utils.preprocessing import renormalizer
 
 from .base import TeachingDistiller, scale_losses
@@ -251,7 +252,8 @@ def _load_weights(teacher: BaseModel, checkpoint: str) -> None:
             '(tools/train.py with its own config), or set distiller.checkpoint to '
             'the file that you have.'
         )
-    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    with checkpoints_as_data():
+        loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     weights = {
         key: value
         for key, value in weights_of(loaded).items()
