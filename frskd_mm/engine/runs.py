@@ -6,34 +6,43 @@ from typing import Dict, Optional
 
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from frskd_mm.hooks import ExactResumeHook, NonFiniteHook, SafeCheckpointHook
 from frskd_mm.models.distilled import DISTILLER_PREFIX, Distilled
 from frskd_mm.utils.checkpoint import (
     find_loading_misfits,
-    find_misfits,
     summarize_misfits,
     weights_of,
 )
+from frskd_mm.utils.checkpoint_files import write_files_whole
+from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
 from frskd_mm.utils.environment import require_cuda_ops
 from frskd_mm.utils.explain import explained
 from frskd_mm.utils.model import build_model, unwrap
 
 from .config import check_checkpoint_file, check_data_roots, check_sample_indices
+from .heartbeat import watch_processes
 from .processes import join_cpu_processes
+from .resume import check_resumable, choose_checkpoint, describe_run
 from .samples import report_skipped, watch_samples
+from .work_dir_lock import hold_work_dir
 
 #: Of mmseg's heads that only training needs. What is evaluated may lack them.
 AUXILIARY_PREFIX = 'auxiliary_head.'
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that the config asks for.
+    """Build the runner that the config asks for, made safe.
+
+    Files are written whole, and three hooks see to checkpoints, to values that are
+    not finite and to an exact resume: see docs/reliability.md. They are not in
+    the config, which stays that of the host library.
 
     Raises:
-        ValueError: If the strategy could not go on with an interrupted run, or
-            ``load_from`` is not a complete checkpoint.
+        ValueError: If the strategy could not go on with an interrupted run,
+            ``load_from`` is not a complete checkpoint, or ``non_finite`` is no rule.
         FileNotFoundError: If ``load_from`` does not exist.
     """
     if cfg.get('load_from'):
@@ -43,12 +52,17 @@ def build_runner(cfg: Config) -> Runner:
             "MMEngine's FSDPStrategy cannot --resume with this PyTorch. Set "
             "strategy.type='frskd_mm.FSDPStrategy' in the config."
         )
+    non_finite = NonFiniteHook(cfg.get('non_finite', 'stop'))
     join_cpu_processes(cfg)
+    write_files_whole()
     with explained(cfg):
         if 'runner_type' in cfg:
             runner = RUNNERS.build(cfg)
         else:
             runner = Runner.from_cfg(cfg)
+    SafeCheckpointHook.adopt(runner.hooks)
+    runner.register_hook(non_finite)
+    runner.register_hook(ExactResumeHook(describe_run(cfg)))
     watch_samples(runner, cfg)
     return runner
 
@@ -65,46 +79,54 @@ def train(cfg: Config) -> Runner:
         Runner: After training.
 
     Raises:
-        ValueError: If the run to be resumed is of another model, or the method cannot
-            use the training set.
+        ValueError: If the run to be resumed is another one or finished, the data
+            loader gives no batch, or the method cannot use the training set.
         FileNotFoundError: If the data are not where the config says.
+        BlockingIOError: If another training runs in the work directory.
+        UntrustedCheckpointError: If a checkpoint could run code.
+        FloatingPointError: If a term or a gradient is not finite.
     """
     require_cuda_ops(cfg.get('default_scope'))
     check_data_roots(cfg, ['train_dataloader', 'val_dataloader'])
     check_sample_indices(cfg)
     signal.signal(signal.SIGTERM, _stop)
-    runner = build_runner(cfg)
-    if cfg.get('resume') and isinstance(runner, Runner):
-        _check_resumable(runner, cfg)
-    try:
-        with explained(cfg):  # loops, data sets and optimisers are built there
-            runner.train()
-    finally:
-        report_skipped(runner.log_dir)
+    with checkpoints_as_data(cfg), watch_processes(cfg), hold_work_dir(
+        cfg.work_dir, cfg.get('launcher', 'none')
+    ) as lock:
+        runner = build_runner(cfg)
+        choose_checkpoint(runner, cfg)
+        try:
+            with explained(cfg):  # loops, data sets and optimisers are built there
+                _check_batches(runner)
+                if cfg.get('resume') and isinstance(runner, Runner):
+                    check_resumable(runner, cfg, lock.was_finished)
+                runner.train()
+        finally:
+            report_skipped(runner.log_dir)
+        lock.note('finished')
     return runner
 
 
-def _check_resumable(runner: Runner, cfg: Config) -> None:
-    """Refuse to go on with a run of another model.
+def _check_batches(runner: Runner) -> None:
+    """Refuse a training loader that gives nothing to train on.
 
     Raises:
-        ValueError: If the checkpoint's weights are not all those of the model.
+        ValueError: If so.
     """
-    path = cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
-    if path is None:
+    loader = runner.train_loop.dataloader
+    if not hasattr(loader.dataset, '__len__') or len(loader) > 0:
         return
-    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    model = unwrap(runner.model)
-    misfits = summarize_misfits(
-        find_misfits(model.state_dict(), weights_of(checkpoint))
-    )
-    if misfits:
-        raise ValueError(
-            f'{path} is of another model than the config, so the run cannot be '
-            f'resumed: {misfits}. Give the config and the --method of that run, or '
-            "begin a new one from its weights with --cfg-options load_from='...' "
-            'instead of --resume.'
+    raise ValueError(
+        f'train_dataloader gives no batch: the data set has {len(loader.dataset)} '
+        f'samples, a batch {loader.batch_size}'
+        + (
+            ', and drop_last leaves out what does not fill one'
+            if loader.drop_last
+            else ''
         )
+        + '. Lower train_dataloader.batch_size, set train_dataloader.drop_last=False, '
+        'or see to the data set.'
+    )
 
 
 def _stop(signum: int, frame: Optional[FrameType]) -> None:
@@ -134,6 +156,11 @@ def evaluate(
     """
     require_cuda_ops(cfg.get('default_scope'))
     check_data_roots(cfg, ['test_dataloader'])
+    with checkpoints_as_data(cfg):
+        return _evaluate(cfg, checkpoint, self_teacher)
+
+
+def _evaluate(cfg: Config, checkpoint: str, self_teacher: bool) -> Dict[str, float]:
     cfg.load_from, cfg.resume = checkpoint, False
     runner = build_runner(cfg)
     model = unwrap(runner.model)

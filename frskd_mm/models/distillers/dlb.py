@@ -48,6 +48,8 @@ class DLB(BaseDistiller):
     """
 
     classification_only = True
+    # Not in checkpoints: a run that is resumed within an epoch lacks it.
+    carries_batches = True
 
     @check_arguments()
     def __init__(

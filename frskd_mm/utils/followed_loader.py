@@ -1,0 +1,167 @@
+"""A data loader that knows how far it is, and can begin there again."""
+
+import random
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
+
+RandomState = Dict[str, Any]
+
+
+def random_state() -> RandomState:
+    """Return the states of this process's random generators, as plain data."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return dict(
+        python=random.getstate(),
+        numpy=(kind, np.asarray(keys).tobytes(), *rest),
+        torch=torch.get_rng_state().numpy().tobytes(),
+        cuda=torch.cuda.get_rng_state().numpy().tobytes() if in_use else None,
+    )
+
+
+def set_random_state(state: Optional[RandomState]) -> None:
+    """Give the random generators back the states of :func:`random_state`, if any."""
+    if state is None:
+        return
+    version, keys, gauss = state['python']
+    random.setstate((version, tuple(keys), gauss))
+    kind, numbers, *rest = state['numpy']
+    np.random.set_state((kind, np.frombuffer(numbers, dtype=np.uint32), *rest))
+    torch.set_rng_state(torch.tensor(list(state['torch']), dtype=torch.uint8))
+    if state['cuda'] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.tensor(list(state['cuda']), dtype=torch.uint8))
+
+
+class Start(NamedTuple):
+    """Where an iterator over a data loader begins."""
+
+    #: How many batches are left out, which are not loaded.
+    batches: int
+    #: Random state in which the iterator was made, and the one to go on with.
+    made: Optional[RandomState]
+    now: Optional[RandomState]
+    #: States of the workers after the last batch of each that was used.
+    workers: Dict[int, RandomState]
+
+
+class Position:
+    """How far the present iterator over a data loader is."""
+
+    def __init__(self) -> None:
+        self.start = Start(0, None, None, {})
+        self.made: Optional[RandomState] = None
+        self.batches = 0
+        self.workers: Dict[int, RandomState] = {}
+
+
+def follow(loader: DataLoader) -> Position:
+    """Let a data loader take note of how far it is, in place.
+
+    Its worker processes hand over their random states with each batch, some
+    kilobytes; it gives the same batches as before.
+    """
+    kind = type(loader)
+    loader.__class__ = type(f'Followed{kind.__name__}', (_FollowedLoader, kind), {})
+    loader.position = position = Position()  # type: ignore[attr-defined]
+    return position
+
+
+class _FollowedLoader(DataLoader):
+    """Mixed into the class of a data loader by :func:`follow`."""
+
+    position: Position
+
+    def __iter__(self) -> Any:
+        position = self.position
+        start, position.start = position.start, Start(0, None, None, {})
+        set_random_state(start.made)
+        position.made = random_state()
+        position.batches = start.batches
+        if start.workers or not self.persistent_workers:
+            position.workers = dict(start.workers)
+        with self._beginning_at(start):
+            batches = super().__iter__()
+        set_random_state(start.now)
+        return self._followed(batches)
+
+    def _followed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        position = self.position
+        for batch in batches:
+            if isinstance(batch, _Stamped):
+                position.workers[position.batches % self.num_workers] = batch.state
+                batch = batch.batch
+            position.batches += 1
+            yield batch
+
+    @contextmanager
+    def _beginning_at(self, start: Start) -> Iterator[None]:
+        """Change what PyTorch's iterator takes from the loader when it is made."""
+        collate, init = self.collate_fn, self.worker_init_fn
+        self._skipped = start.batches
+        if self.num_workers > 0:
+            self.collate_fn = _StampingCollate(collate)
+        if start.workers or start.batches:
+            self.worker_init_fn = _GoingOn(init, start, self.num_workers)
+        try:
+            yield
+        finally:
+            self.collate_fn, self.worker_init_fn = collate, init
+            self._skipped = 0
+
+    @property
+    def _index_sampler(self) -> Any:
+        sampler = super()._index_sampler
+        skipped = getattr(self, '_skipped', 0)
+        return _Skipping(sampler, skipped) if skipped else sampler
+
+
+class _Skipping:
+    """A sampler without its first elements; as long as the whole one."""
+
+    def __init__(self, sampler: Any, skipped: int) -> None:
+        self.sampler, self.skipped = sampler, skipped
+
+    def __iter__(self) -> Iterator[Any]:
+        # Nothing happens before the first one is asked for: PyTorch begins twice.
+        yield from islice(self.sampler, self.skipped, None)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+class _Stamped:
+    """A batch with the random state of the worker that made it."""
+
+    def __init__(self, batch: Any, state: RandomState) -> None:
+        self.batch, self.state = batch, state
+
+    def pin_memory(self) -> '_Stamped':
+        return _Stamped(pin_memory(self.batch), self.state)
+
+
+class _StampingCollate:
+    def __init__(self, collate: Callable) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: Any) -> _Stamped:
+        return _Stamped(self.collate(samples), random_state())
+
+
+class _GoingOn:
+    """Let a new worker go on as the one whose turn it is."""
+
+    def __init__(self, init: Optional[Callable], start: Start, workers: int) -> None:
+        self.init, self.start, self.workers = init, start, workers
+
+    def __call__(self, worker_id: int) -> None:
+        turn = (self.start.batches + worker_id) % self.workers
+        if self.init is not None:
+            self.init(turn)
+        if turn in self.start.workers:
+            set_random_state(self.start.workers[turn])

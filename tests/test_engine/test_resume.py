@@ -1,0 +1,107 @@
+"""A run that was interrupted anywhere ends as the uninterrupted one."""
+
+import shutil
+
+import pytest
+from small_runs import DROPOUT, assert_equal_states, run, state
+
+ITERATIONS = {
+    'default_hooks.checkpoint.by_epoch': False,
+    'default_hooks.checkpoint.interval': 3,
+    **DROPOUT,
+}
+NO_SEEDS = {'custom_hooks': []}
+ITERATION_LOOP = {
+    'train_cfg.by_epoch': False,
+    'train_cfg.max_iters': 12,
+    'train_cfg.max_epochs': '-',
+    'train_cfg.val_interval': 3,
+    'param_scheduler.by_epoch': False,
+    'param_scheduler.T_max': 12,
+    'default_hooks.logger.interval': 5,
+}
+
+
+def resume_from(name, whole, folder, options):
+    """Resume from one of a whole run's checkpoints, as after a kill there."""
+    folder.mkdir()
+    shutil.copy(whole / name, folder)
+    return run(folder, options, resume='auto')
+
+
+@pytest.mark.parametrize(
+    ('options', 'last', 'between'),
+    [
+        # 5 steps an epoch: within the first one, at its end, within the second.
+        (ITERATIONS, 10, (3, 6)),
+        ({**ITERATIONS, **NO_SEEDS}, 10, (3,)),
+        (
+            {**ITERATIONS, **NO_SEEDS, 'train_dataloader.num_workers': 2},
+            10,
+            (6,),
+        ),
+        (
+            {
+                **ITERATIONS,
+                **NO_SEEDS,
+                'train_dataloader.num_workers': 2,
+                'train_dataloader.persistent_workers': True,
+            },
+            10,
+            (6,),
+        ),
+        ({**ITERATIONS, 'default_hooks.checkpoint.interval': 5}, 10, (5,)),
+        # The loop of iterations: over a finite sampler, and an infinite one.
+        ({**ITERATIONS, **NO_SEEDS, **ITERATION_LOOP}, 12, (6,)),
+        (
+            {
+                **ITERATIONS,
+                **NO_SEEDS,
+                **ITERATION_LOOP,
+                'train_dataloader.num_workers': 2,
+                'train_dataloader.sampler.type': 'InfiniteSampler',
+            },
+            12,
+            (3, 9),
+        ),
+        (
+            {
+                **ITERATIONS,
+                **NO_SEEDS,
+                **ITERATION_LOOP,
+                'train_dataloader.sampler.type': 'InfiniteSampler',
+            },
+            12,
+            (6,),
+        ),
+    ],
+    ids=[
+        'epochs',
+        'epochs unseeded',
+        'epochs, workers',
+        'epochs, persistent workers',
+        'end of an epoch',
+        'iterations, finite',
+        'iterations, workers',
+        'iterations',
+    ],
+)
+def test_runs_by_iterations_end_with_the_same_weights(tmp_path, options, last, between):
+    run(tmp_path / 'whole', options)
+    final = f'iter_{last}.pth'
+    expected = state(tmp_path / 'whole', final)
+    for step in between:
+        folder = tmp_path / f'from_{step}'
+        runner = resume_from(f'iter_{step}.pth', tmp_path / 'whole', folder, options)
+        assert runner.iter == last
+        assert_equal_states(state(folder, final), expected)
+
+
+def test_runs_by_epochs_without_seeds_for_each_end_with_the_same_weights(tmp_path):
+    options = {**DROPOUT, **NO_SEEDS, 'train_cfg.val_interval': 1}
+    run(tmp_path / 'whole', options)
+    resume_from('epoch_1.pth', tmp_path / 'whole', tmp_path / 'from_1', options)
+    assert_equal_states(
+        state(tmp_path / 'from_1', 'epoch_2.pth'),
+        state(tmp_path / 'whole', 'epoch_2.pth'),
+    )
