@@ -413,6 +413,8 @@ def main() -> None:
                 file.write(json.dumps(dict(case=name, stage=stage, **counts)) + '\n')
     header = ['training', 'killed in', 'kills', 'others', 'runs', 'lost']
     print('\n' + markdown_table([header, *rows]))
+    if any(row[-1] != 'nothing' for row in rows):
+        sys.exit('Something was lost.')
 
 
 if __name__ == '__main__':

@@ -15,6 +15,8 @@ from frskd_mm.registry import HOOKS
 from frskd_mm.utils.model import unwrap
 from frskd_mm.utils.recorder import is_shadow, shadow, unshadow
 
+from .safe_checkpoint_hook import runner_device
+
 RULES = ('stop', 'skip', 'go on')
 MAX_IMAGES = 8
 
@@ -173,10 +175,12 @@ class NonFiniteHook(Hook):
 
     def _check(self, runner: Runner, tensors: Dict[str, Tensor]) -> bool:
         """Tell whether a value of any process is not finite, and act on it."""
-        if not tensors:
-            return False
-        # The greatest of the absolute values: NaN if one is.
-        norms = torch._foreach_norm([t.detach() for t in tensors.values()], math.inf)
+        # The greatest of the absolute values: NaN if one is. A process whose part of
+        # the weights is empty has none, and must take part all the same.
+        norms: Sequence[Tensor] = [torch.zeros((), device=runner_device(runner))]
+        if tensors:
+            given = [tensor.detach() for tensor in tensors.values()]
+            norms = torch._foreach_norm(given, math.inf)
         values = torch.stack([norm.float() for norm in norms])
         found = (~values.isfinite()).any().to(torch.int)
         all_reduce(found, op='max')
