@@ -57,6 +57,7 @@ class Step(NamedTuple):
 
     losses: Dict[str, float]
     grads: Dict[str, Tensor]
+    buffers: Dict[str, Tensor]
 
 
 def _classifier(distiller: Optional[dict] = None, **kwargs: Any) -> Case:
@@ -71,6 +72,14 @@ def _classifier(distiller: Optional[dict] = None, **kwargs: Any) -> Case:
 def _of_pairs(distiller: dict, partner: str, *terms: Tuple[str, ...]) -> Case:
     case = _classifier(distiller, views=2, terms=terms)
     return case._replace(batch=partial(comparators.pair_batch, partner=partner, size=6))
+
+
+def _numbered() -> Dict[str, Any]:
+    """Images that say which of the data set they are."""
+    batch = toys.toy_batch(size=4)
+    for index, sample in enumerate(batch['data_samples']):
+        sample.set_metainfo(dict(sample_idx=3 * index))
+    return batch
 
 
 def _frskd_cls(**frskd: Any) -> dict:
@@ -180,6 +189,10 @@ CASES = {
     'classifier-dlb': _of_pairs(
         dict(type='frskd_mm.DLB'), 'same_image', (), ('loss_dlb',)
     ),
+    # The processes share what they predicted, as buffers.
+    'classifier-ps-kd': _classifier(
+        dict(type='frskd_mm.PSKD', num_samples=12), terms=(('loss_ps_kd',),) * 2
+    )._replace(batch=_numbered),
     'classifier-sad': _classifier(
         dict(type='frskd_mm.SAD', loss_weight=50.0), terms=(('loss_sad',),) * 2
     ),
@@ -283,6 +296,10 @@ def train(case: Case, model: nn.Module, batch: Dict[str, Any]) -> List[Step]:
                     name.replace('module.', '', 1): p.grad.clone()
                     for name, p in model.named_parameters()
                     if p.grad is not None
+                },
+                buffers={
+                    name.replace('module.', '', 1): buffer.clone()
+                    for name, buffer in model.named_buffers()
                 },
             )
         )

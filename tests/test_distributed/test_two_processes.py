@@ -74,6 +74,7 @@ def test_losses_and_gradients_are_those_of_the_joined_batch(name, in_parallel):
                 assert mean == pytest.approx(value, rel=1e-6, abs=1e-9), key
         for rank in ranks:
             assert_equal_grads(rank.grads, joint.grads)
+            torch.testing.assert_close(rank.buffers, joint.buffers)
 
 
 def assert_equal_grads(found, expected):

@@ -1,12 +1,9 @@
 """PS-KD, Tf-KD-reg and label smoothing: the methods that change the targets."""
 
-import os
 from typing import Any, Dict, Sequence
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from comparators import (
     cross_entropy,
     distilled,
@@ -223,28 +220,6 @@ def test_ps_kd_counts_iterations_where_epochs_are_not_counted(tmp_path):
     runner.register_hook(Spy())
     runner.train()
     assert alphas == pytest.approx([0.8 * t / 6 for t in range(1, 7)])
-
-
-def _loss_in_process(rank: int, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    dist.init_process_group('gloo', rank=rank, world_size=2)
-    torch.manual_seed(0)
-    model = ps_kd()
-    torch.manual_seed(rank)
-    batch = batch_of([rank, 4 + rank])
-    logits = logits_of(model, batch['inputs']).detach()
-    model.loss(**batch)
-    torch.save((model.distiller.predictions, logits.softmax(dim=1)), f'{folder}/{rank}')
-    dist.destroy_process_group()
-
-
-def test_processes_share_their_predictions(tmp_path):
-    port = 20000 + os.getpid() % 20000
-    mp.spawn(_loss_in_process, args=(port, str(tmp_path)), nprocs=2)
-    (first, probs_0), (second, probs_1) = (torch.load(tmp_path / r) for r in '01')
-    assert torch.equal(first, second)
-    torch.testing.assert_close(first[[0, 4]], probs_0)
-    torch.testing.assert_close(first[[1, 5]], probs_1)
 
 
 class TestTfKDReg(DistillerContract):
