@@ -16,7 +16,9 @@ class BadSample(ValueError):
     """What is wrong with a sample, of which only the data set knows the name."""
 
 
-def check_sample(sample: Any, dataset: Any, channels: Optional[int]) -> None:
+def check_sample(
+    sample: Any, dataset: Any, channels: Optional[int], is_training: bool
+) -> None:
     """Refuse a packed sample that model or metric could not use.
 
     Args:
@@ -24,6 +26,8 @@ def check_sample(sample: Any, dataset: Any, channels: Optional[int]) -> None:
             ``inputs`` and ``data_samples`` is let pass.
         dataset: The data set; its ``metainfo`` names the classes.
         channels: Channels that the model expects, if it is known.
+        is_training: Whether label maps have to be of the images' size: in
+            evaluations they keep the size that the image had.
 
     Raises:
         BadSample: If an image has another number of channels, or an annotation
@@ -45,7 +49,7 @@ def check_sample(sample: Any, dataset: Any, channels: Optional[int]) -> None:
     num_classes = len(classes) if classes is not None else None
     host = type(annotation).__module__.partition('.')[0]
     if host == 'mmseg' and 'gt_sem_seg' in annotation:
-        _check_label_map(annotation, inputs, dataset, num_classes)
+        _check_label_map(annotation, inputs, dataset, num_classes, is_training)
     elif host == 'mmdet' and 'labels' in annotation.get('gt_instances', ()):
         _check_classes(annotation.gt_instances.labels, num_classes)
     elif host == 'mmpretrain' and annotation.get('gt_label') is not None:
@@ -53,7 +57,11 @@ def check_sample(sample: Any, dataset: Any, channels: Optional[int]) -> None:
 
 
 def _check_label_map(
-    annotation: Any, inputs: Tensor, dataset: Any, num_classes: Optional[int]
+    annotation: Any,
+    inputs: Tensor,
+    dataset: Any,
+    num_classes: Optional[int],
+    is_training: bool,
 ) -> None:
     labels = annotation.gt_sem_seg.data
     if labels.dim() != 3 or labels.shape[0] != 1:
@@ -61,9 +69,7 @@ def _check_label_map(
             f'The label map has shape {tuple(labels.shape)}: it holds colours, not '
             'one class a pixel. Convert it to a single channel of class numbers'
         )
-    is_training = getattr(dataset, 'test_mode', True) is False
     size, image = tuple(labels.shape[1:]), tuple(inputs.shape[1:])
-    # In tests the label keeps the size that the image had.
     original = tuple(annotation.metainfo.get('ori_shape', image)[:2])
     if size not in ((image,) if is_training else (image, original)):
         raise BadSample(
@@ -125,7 +131,9 @@ def _check_depth(path: str) -> None:
 
 
 def check_annotation(dataset: Any, index: int) -> None:
-    """Refuse boxes that hold nothing.
+    """Refuse boxes that hold nothing, from which a detector cannot learn.
+
+    Boxes to be ignored may be of any form.
 
     Args:
         dataset: A data set of samples with ``instances``, as mmdet's are; those of
@@ -133,7 +141,8 @@ def check_annotation(dataset: Any, index: int) -> None:
         index: Which sample.
 
     Raises:
-        BadSample: If a box is not finite, has no area or lies outside the image.
+        BadSample: If a box is not finite, ends before it begins or lies outside of
+            the image. Boxes without area are common, and detectors take them.
     """
     if not _has_instances(dataset):
         return
@@ -141,7 +150,7 @@ def check_annotation(dataset: Any, index: int) -> None:
     size = (info.get('width'), info.get('height'))
     for number, instance in enumerate(info.get('instances', ())):
         box = instance.get('bbox')
-        if box is not None and len(box) == 4:
+        if box is not None and len(box) == 4 and not instance.get('ignore_flag'):
             problem = _box_problem(box, size)
             if problem:
                 raise BadSample(f'Box {number}, {[*box]}, {problem}')
@@ -159,8 +168,8 @@ def _box_problem(box: Sequence[float], size: Sequence[Optional[float]]) -> str:
     width, height = size
     if not all(map(math.isfinite, box)):
         return 'is not finite'
-    if x2 <= x1 or y2 <= y1:
-        return 'has no area; boxes are x1, y1, x2, y2'
+    if x2 < x1 or y2 < y1:
+        return 'ends before it begins; boxes are x1, y1, x2, y2'
     beyond = width is not None and height is not None and (x1 >= width or y1 >= height)
     if x2 <= 0 or y2 <= 0 or beyond:
         return f'lies outside of the image of {width}x{height} pixels'

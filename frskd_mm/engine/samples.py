@@ -67,6 +67,11 @@ class Watch(NamedTuple):
     #: Channels that the model's normalisation expects, if it does.
     channels: Optional[int]
 
+    @property
+    def is_training(self) -> bool:
+        """Whether a model learns from the samples."""
+        return self.loader == LOADERS[0]
+
 
 def watch_samples(runner: Runner, cfg: Config) -> None:
     """Let all data loaders that a runner builds name the samples of their errors.
@@ -205,7 +210,8 @@ def _named_item(dataset: Any, index: int) -> Any:
     try:
         sample = dataset._plain.__getitem__(dataset, index)
         if not hasattr(dataset, 'prepare_data'):  # else it was checked there
-            check_sample(sample, dataset, dataset._watch.channels)
+            watch: Watch = dataset._watch
+            check_sample(sample, dataset, watch.channels, watch.is_training)
         return sample
     except SampleError:
         raise
@@ -220,8 +226,10 @@ def _prepare_data(dataset: Any, index: int) -> Any:
     """
     try:
         sample = dataset._plain.prepare_data(dataset, index)
-        check_annotation(dataset, index)
-        check_sample(sample, dataset, dataset._watch.channels)
+        watch: Watch = dataset._watch
+        if watch.is_training:  # metrics take boxes of any form
+            check_annotation(dataset, index)
+        check_sample(sample, dataset, watch.channels, watch.is_training)
         return sample
     except SampleError:
         raise
@@ -254,7 +262,7 @@ def sample_error(dataset: Any, index: int, error: Exception) -> SampleError:
     advice = (
         "Mend or remove it, or set bad_samples='skip' in the config to train without "
         'such samples.'
-        if watch.loader == LOADERS[0]
+        if watch.is_training
         else 'Mend or remove it: evaluations leave nothing out.'
     )
     return SampleError(

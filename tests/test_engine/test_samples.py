@@ -202,9 +202,9 @@ DET_DAMAGE = {
         lambda instance: instance.update(bbox=[40, 2, 50, 9]),
         r'Box 0, \[40, 2, 50, 9\], lies outside of the image of 32x24',
     ),
-    'a box without area': (
-        lambda instance: instance.update(bbox=[9, 2, 9, 9]),
-        'has no area',
+    'a box that ends before it begins': (
+        lambda instance: instance.update(bbox=[9, 2, 5, 9]),
+        'ends before it begins',
     ),
     'a box that is not a number': (
         lambda instance: instance.update(bbox=[float('nan'), 2, 9, 9]),
@@ -351,6 +351,25 @@ def test_bad_samples_are_left_out_and_listed(workers, tmp_path, caplog):
     report_skipped(str(log_dir))
     assert 'could not be used and were left out: 1, 2 times' in caplog.text
     assert f'2 times: Sample {BAD} of' in caplog.text
+
+
+def test_evaluations_take_what_their_metrics_take(tmp_path):
+    dataset = write_data(tmp_path / 'seg', 'mmseg')
+    resize = dict(type='Resize', scale=(WIDTH // 2, HEIGHT // 2))
+    dataset['pipeline'].insert(1, resize)  # labels are read afterwards
+    for test_mode in (False, True):  # mmseg's configs leave it out
+        dataset['test_mode'] = test_mode
+        loader = watched(dataset, 'mmseg', tmp_path, 'val_dataloader')
+        assert len(list(loader)) == NUMBER // 2
+    with pytest.raises(SampleError, match='24x32 pixels, but the image of 12x16'):
+        list(watched(dataset, 'mmseg', tmp_path))
+    dataset = write_data(tmp_path / 'det', 'mmdet')
+    rewrite_annotations(tmp_path / 'det', lambda box: box.update(bbox=[9, 2, 9, 2]))
+    assert len(list(watched(dataset, 'mmdet', tmp_path))) == 3
+    rewrite_annotations(tmp_path / 'det', lambda box: box.update(bbox=[9, 2, 5, 2]))
+    assert len(list(watched(dataset, 'mmdet', tmp_path, 'val_dataloader'))) == 3
+    rewrite_annotations(tmp_path / 'det', lambda box: box.update(ignore_flag=1))
+    assert len(list(watched(dataset, 'mmdet', tmp_path))) == 3
 
 
 def test_evaluations_leave_nothing_out(tmp_path):
