@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from frskd_mm.registry import HOOKS
+from frskd_mm.utils.arguments import check_arguments
 from frskd_mm.utils.followed_loader import (
     Position,
     Start,
@@ -44,6 +45,7 @@ class ExactResumeHook(Hook):
     # Last: when the training begins, the other hooks are ready for a validation.
     priority = 'LOWEST'
 
+    @check_arguments()
     def __init__(self, run: Optional[Dict[str, Any]] = None) -> None:
         self.run = run or {}
         self._saved: Dict[str, Any] = {}

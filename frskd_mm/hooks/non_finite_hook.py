@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from frskd_mm.registry import HOOKS
+from frskd_mm.utils.arguments import at_least, check_arguments
 from frskd_mm.utils.model import unwrap
 from frskd_mm.utils.recorder import is_shadow, shadow, unshadow
 
@@ -50,6 +51,7 @@ class NonFiniteHook(Hook):
     # After the hooks that change batches or the model, before those that save.
     priority = 'NORMAL'
 
+    @check_arguments(patience=at_least(1))
     def __init__(self, rule: str = 'stop', patience: int = 10) -> None:
         if rule not in RULES:
             raise ValueError(
