@@ -68,11 +68,13 @@ class NonFiniteHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Look into the model's losses and the optimiser's steps."""
         model, wrapper = unwrap(runner.model), runner.optim_wrapper
-        # A compiled step leaves its graph for these.
-        eager = torch.compiler.disable if runner.cfg.get('compile') else (lambda f: f)
+        is_compiled = bool(runner.cfg.get('compile'))
+        # A compiled step leaves its graph for these, as it does to step.
+        eager = torch.compiler.disable if is_compiled else (lambda f: f)
         if not isinstance(wrapper, OptimWrapper):  # several optimisers
             return
-        shadow(model, 'parse_losses', eager(self._parse_losses(model.parse_losses)))
+        if not is_compiled:  # methods call it within their losses
+            shadow(model, 'parse_losses', self._parse_losses(model.parse_losses))
         shadow(wrapper, 'update_params', eager(self._update(runner, wrapper)))
         if not isinstance(wrapper, AmpOptimWrapper):
             shadow(wrapper, 'step', eager(self._step(runner, wrapper.step)))
