@@ -88,9 +88,14 @@ from mmengine.runner import Runner
 class Spoil(Hook):
     priority = 'VERY_HIGH'
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == 6 and os.environ['RANK'] == '1':
-            weight = next(runner.model.module.distiller.parameters())
-            handle = weight.register_hook(
+        if runner.iter != 6 or os.environ['RANK'] != '1':
+            return
+        model = runner.model.module
+        if os.environ['SPOIL'] == 'term':
+            handle = model.head.fc.register_forward_hook(
+                lambda m, i, o: (handle.remove(), o * math.nan)[1])
+        else:
+            handle = next(model.distiller.parameters()).register_hook(
                 lambda g: (handle.remove(), g * math.nan)[1])
 
 original = Runner.train
@@ -103,18 +108,33 @@ runpy.run_path('tools/train.py', run_name='__main__')
 """
 
 
-@pytest.mark.parametrize('rule', ['stop', 'skip'])
-def test_all_processes_decide_alike(tmp_path, rule):
+@pytest.mark.parametrize(
+    ('what', 'rule', 'first', 'second'),
+    [
+        ('term', 'stop', 'a term of another process', 'student.loss'),
+        ('term', 'skip', 'a term of another process', 'student.loss'),
+        # DDP has spread it already.
+        (
+            'gradient',
+            'skip',
+            'the gradient of distiller.',
+            'the gradient of distiller.',
+        ),
+    ],
+)
+def test_all_processes_decide_alike(tmp_path, monkeypatch, what, rule, first, second):
+    monkeypatch.setenv('SPOIL', what)
     processes = start(tmp_path / 'run', ['-c', SPOILT], non_finite=rule)
-    codes = [process.wait(timeout=300) for process in processes]
+    try:
+        codes = [process.wait(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     texts = [(tmp_path / 'run' / f'out{rank}.txt').read_text() for rank in '01']
-    name = 'the gradient of distiller.'
+    assert codes == [2 if rule == 'stop' else 0] * 2, texts[0][-2000:]
+    assert f'Iteration 7: {first}' in texts[0]
     if rule == 'stop':
-        assert codes == [2, 2], texts[0][-2000:]
-        assert all('Iteration 7: ' in text for text in texts)
-        assert name in texts[1]
+        assert f'Iteration 7: {second}' in texts[1]
     else:
-        assert codes == [0, 0], texts[0][-2000:]
-        assert f'Iteration 7: {name}' in texts[0]
         assert 'is skipped' in texts[0]
         assert (tmp_path / 'run' / 'epoch_3.pth').exists()

@@ -26,7 +26,11 @@ def resume_from(name, whole, folder, options):
     """Resume from one of a whole run's checkpoints, as after a kill there."""
     folder.mkdir()
     shutil.copy(whole / name, folder)
-    return run(folder, options, resume='auto')
+    (folder / 'last_checkpoint').write_text(str(folder / name))
+    runner = run(folder, options, resume='auto')
+    # A run that began anew would have written it, too.
+    assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    return runner
 
 
 @pytest.mark.parametrize(
