@@ -11,6 +11,7 @@ from typing import Callable, List, Optional, Sequence
 from mmengine.config import Config
 from mmengine.dataset import ConcatDataset
 from mmengine.device import get_device
+from mmengine.dist import is_distributed
 from mmengine.hub import get_config
 from mmengine.registry import DATASETS
 
@@ -289,7 +290,8 @@ def check_launcher(launcher: str) -> None:
     missing = [
         name for name in LAUNCHER_VARIABLES.get(launcher, ()) if name not in os.environ
     ]
-    if not missing:
+    # The runner takes a process group that is there already as it is.
+    if not missing or is_distributed():
         return
     how = {
         'pytorch': 'torchrun --nproc_per_node=2 tools/train.py ...',
