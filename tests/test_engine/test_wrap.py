@@ -342,7 +342,7 @@ def test_parameters_that_levels_add_are_named(monkeypatch):
             8,
             'gap_before_final_norm=False',
         ),
-        (dict(type='LeNet5'), 120, 'does not run on an image of'),
+        (dict(type='LeNet5'), 120, 'has no out_indices'),
     ],
 )
 def test_backbones_without_maps_say_what_to_change(backbone, in_channels, message):
