@@ -342,13 +342,17 @@ def test_parameters_that_levels_add_are_named(monkeypatch):
             8,
             'gap_before_final_norm=False',
         ),
-        (dict(type='LeNet5'), 120, 'has no out_indices'),
     ],
 )
 def test_backbones_without_maps_say_what_to_change(backbone, in_channels, message):
     with pytest.raises(ValueError, match=message) as caught:
         wrap(classifier(backbone, in_channels))
     assert 'out_indices' not in str(caught.value)  # which would not help
+
+
+def test_a_backbone_of_one_channel_and_one_map_is_told_apart():
+    with pytest.raises(ValueError, match='LeNet5 returns one map and has no out_'):
+        wrap(classifier(dict(type='LeNet5'), 120))
 
 
 RUN = """
