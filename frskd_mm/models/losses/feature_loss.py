@@ -96,7 +96,19 @@ class FeatureLoss(BaseModule):
                     zip(student_feats, teacher_feats, given)
                 )
             ]
-            return self.loss_weight * torch.stack(losses).sum()
+            total = torch.stack(losses).sum()
+            return self.loss_weight * total / self.divisor(teacher_feats, given)
+
+    def divisor(
+        self, teacher_feats: Sequence[Tensor], weights: Sequence[Optional[Tensor]]
+    ) -> Union[float, Tensor]:
+        """Return what the sum over levels is divided by; 1 for most losses.
+
+        Args:
+            teacher_feats: Per level (N, d_i, H, W).
+            weights: Per level (N, H, W), or None for all 1.
+        """
+        return 1.0
 
     @abstractmethod
     def level_loss(

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments
-from frskd_mm.utils.precision import at_least_fp32, full_precision
+from frskd_mm.utils.precision import at_least_fp32
 
-from .feature_loss import FeatureLoss, check_levels
+from .feature_loss import FeatureLoss
 
 
 @MODELS.register_module()
@@ -67,30 +67,17 @@ class LGDLoss(FeatureLoss):
             for c, d in pairs
         )
 
-    def forward(
-        self,
-        student_feats: Sequence[Tensor],
-        teacher_feats: Sequence[Tensor],
-        weights: Optional[Sequence[Tensor]] = None,
+    def divisor(
+        self, teacher_feats: Sequence[Tensor], weights: Sequence[Optional[Tensor]]
     ) -> Tensor:
-        """Compute the weighted loss, see :class:`FeatureLoss`."""
-        check_levels(student_feats, teacher_feats)
-        given: Sequence[Optional[Tensor]] = weights or [None] * len(student_feats)
-        with full_precision(student_feats[0]):
-            sums = [
-                self.level_loss(level, student, teacher.detach(), weight)
-                for level, (student, teacher, weight) in enumerate(
-                    zip(student_feats, teacher_feats, given)
-                )
-            ]
-            counts = [
-                feat.new_tensor(float(feat.numel()), dtype=torch.float32)
-                if weight is None
-                else feat.shape[1] * weight.sum()
-                for feat, weight in zip(teacher_feats, given)
-            ]
-            total = torch.stack(counts).sum().clamp(min=1e-6)
-            return self.loss_weight * torch.stack(sums).sum() / total
+        """Return the number of values on all levels, weighted."""
+        counts = [
+            feat.new_tensor(float(feat.numel()), dtype=torch.float32)
+            if weight is None
+            else feat.shape[1] * weight.sum()
+            for feat, weight in zip(teacher_feats, weights)
+        ]
+        return torch.stack(counts).sum().clamp(min=1e-6)
 
     def level_loss(
         self, level: int, student: Tensor, teacher: Tensor, weight: Optional[Tensor]
