@@ -26,10 +26,20 @@ DROPOUT = {'model.student.backbone.drop_rate': 0.3}
 
 
 def forget_the_last_run():
-    """Let the next run be as in a process of its own."""
-    for manager in (DefaultScope, *ManagerMixin.__subclasses__()):
+    """Let the next run be as in a process of its own.
+
+    A run that begins in the same second as the last one has its name, and would get
+    its visualizer, which writes into the other folder.
+    """
+    for manager in (DefaultScope, *_subclasses(ManagerMixin)):
         if hasattr(manager, '_instance_dict'):
             manager._instance_dict.clear()
+
+
+def _subclasses(base):
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _subclasses(cls)
 
 
 def config(work_dir, options=None, path=CONFIG, **arguments):

@@ -58,6 +58,10 @@ class _Heartbeat:
     def __init__(self, timeout: float) -> None:
         self.timeout, self.interval = timeout, min(timeout / 6, 5.0)
         self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=target, name=f'heartbeat-{name}', daemon=True)
+            for name, target in (('exchange', self._exchange), ('watch', self._watch))
+        ]
         self._store: Optional[distributed.TCPStore] = None
         #: When the store answered last, and when the counts of others changed.
         self._answered = 0.0
@@ -65,12 +69,19 @@ class _Heartbeat:
 
     def start(self) -> None:
         """Start both threads: the store of a frozen process does not answer."""
-        for target in (self._exchange, self._watch):
-            threading.Thread(target=target, daemon=True).start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, has_ended: bool) -> None:
-        """End the threads; say that the process needs none, if it has ended well."""
+        """End the threads; say that the process needs none, if it has ended well.
+
+        They are waited for: a thread that is inside the store when the interpreter
+        ends takes the process with it, as "terminate called without an active
+        exception", exit code -6.
+        """
         self._stopping.set()
+        for thread in self._threads:
+            thread.join(self.timeout)
         if has_ended and self._store is not None:
             try:
                 self._store.add(self._key(distributed.get_rank()), ENDED)
@@ -117,14 +128,17 @@ class _Heartbeat:
                     self._end(f'Process {other} of 0 to {len(self._changed)}')
 
     def _connect(self) -> distributed.TCPStore:
-        # Its own connection: the main thread may wait for an answer on the other.
-        return distributed.TCPStore(
+        # Its own connection: the main thread may wait for an answer on the other. To
+        # connect, it tries again; the end of the run need not wait for it.
+        store = distributed.TCPStore(
             os.environ['MASTER_ADDR'],
             int(os.environ['MASTER_PORT']),
             is_master=False,
             wait_for_workers=False,
-            timeout=timedelta(seconds=max(1.0, self.timeout / 2)),
+            timeout=timedelta(seconds=max(1.0, self.interval)),
         )
+        store.set_timeout(timedelta(seconds=max(1.0, self.timeout / 2)))
+        return store
 
     def _end(self, who: str) -> None:
         # The main thread waits in a collective operation: no exception reaches it.

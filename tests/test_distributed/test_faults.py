@@ -5,13 +5,16 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
+from torch import distributed
 from trainings import OPTIONS
 
-from frskd_mm.engine.heartbeat import EXIT_CODE
+from frskd_mm.engine.heartbeat import EXIT_CODE, _Heartbeat, watch_processes
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = 'configs/digits/frskd_wrn10-1_digits.py'
@@ -78,6 +81,32 @@ def test_a_frozen_process_ends_the_others(tmp_path, frozen):
         for process in processes:
             process.kill()
             process.wait()
+
+
+def test_no_thread_outlives_the_run(monkeypatch):
+    # One inside the store when the interpreter ends would abort the process.
+    port = free_port()
+    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+    monkeypatch.setenv('MASTER_PORT', str(port))
+    entered = threading.Event()
+    connect = _Heartbeat._connect
+
+    def connect_slowly(self):
+        entered.set()
+        time.sleep(0.5)
+        return connect(self)
+
+    monkeypatch.setattr(_Heartbeat, '_connect', connect_slowly)
+    cfg = Config(dict(launcher='pytorch', env_cfg=dict(heartbeat_timeout=3)))
+    distributed.init_process_group(
+        'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=0, world_size=1
+    )
+    try:
+        with watch_processes(cfg):
+            assert entered.wait(60)
+        assert not [t for t in threading.enumerate() if 'heartbeat' in t.name]
+    finally:
+        distributed.destroy_process_group()
 
 
 SPOILT = """
