@@ -16,8 +16,10 @@ help:
 demo:
 	@$(IN_ENV) python tools/demo.py $(ARGS)
 
+# Processes with one thread each, the tests of a file in one of them.
 test:
-	@$(IN_ENV) python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(IN_ENV) python -m pytest -n auto --maxprocesses 4 \
+	    --dist loadfile $(ARGS)
 
 lint:
 	@$(IN_ENV) ruff check .

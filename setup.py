@@ -56,7 +56,15 @@ setup(
     install_requires=[],
     extras_require={
         name: read_requirements(name)
-        for name in ('maintained', 'classic', 'demo', 'pretrained', 'test')
+        for name in (
+            'maintained',
+            'classic',
+            'demo',
+            'deploy',
+            'docs',
+            'pretrained',
+            'test',
+        )
     },
     zip_safe=False,
 )

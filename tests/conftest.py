@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.utils import ManagerMixin
+from small_runs import forget_the_last_run
 
 import frskd_mm  # noqa: F401  (config paths such as mmseg::... need it)
 
@@ -23,9 +22,7 @@ def _fresh_mmengine_state():
     torch.manual_seed(0)
     MMLogger.get_instance('mmengine', log_level=logging.WARNING)
     yield
-    for manager in (DefaultScope, *ManagerMixin.__subclasses__()):
-        if hasattr(manager, '_instance_dict'):
-            manager._instance_dict.clear()
+    forget_the_last_run()
 
 
 @pytest.fixture(params=DEVICES)
