@@ -324,6 +324,10 @@ def test_another_recipe_is_refused(tmp_path, config, change, message):
             "dataset_wrapper = dict(type='RepeatDataset', times=2)",
             r"train_dataloader\.dataset\.type: .*Digits' \| 'RepeatDataset'\n",
         ),
+        (
+            "optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'head': dict()}))",
+            r'custom_keys\.head: \(absent\) \| {}\n',
+        ),
     ],
 )
 def test_a_method_that_changes_the_recipe_is_refused(tmp_path, config, change, message):
@@ -333,6 +337,16 @@ def test_a_method_that_changes_the_recipe_is_refused(tmp_path, config, change, m
     with pytest.raises(ValueError, match=f'mine changes the recipe(.|\n)*{message}'):
         plan_grid(config, ['ce', method], [0], str(out), OPTIONS)
     assert not out.exists()
+
+
+def test_a_method_may_set_the_learning_rate_of_its_self_teacher(tmp_path, config):
+    base = "_base_ = 'frskd_mm::_base_/methods/frskd_cls.py'"
+    keys = "custom_keys={'distiller': dict(lr_mult=5)}"
+    change = f'optim_wrapper = dict(paramwise_cfg=dict({keys}))'
+    method = write_method(tmp_path, 'mine', base, change)
+    (run,) = plan_grid(config, [method], [0], str(tmp_path / 'out'), OPTIONS)
+    cfg = Config.fromfile(os.path.join(run.folder, 'config.py'))
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys.distiller.lr_mult == 5
 
 
 def test_a_whole_config_is_a_method_for_its_own_student_alone(tmp_path, config):

@@ -36,6 +36,8 @@ METHOD_KEYS = (
     'model.backbone.out_indices',  # the levels that it reads
     'model.head.loss',  # label smoothing
     'model.train_cfg.augments',  # Mixup, CutMix
+    # the distiller's own learning rate and weight decay
+    'optim_wrapper.paramwise_cfg.custom_keys.distiller',
     'train_dataloader.collate_fn',  # of pairs
 )
 ALIASES = {'ce': PLAIN, 'plain': PLAIN}
