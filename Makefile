@@ -4,13 +4,14 @@
 
 IN_ENV = bash tools/env.sh
 
-.PHONY: help demo test lint format types env
+.PHONY: help demo test lint format types docs env
 help:
 	@echo 'make demo    train on bundled data, show the gain and pictures'
 	@echo 'make test    run the tests'
 	@echo 'make lint    check style and spelling'
 	@echo 'make format  mend what ruff can mend'
 	@echo 'make types   check the types with mypy'
+	@echo 'make docs    build the site of the documentation in build/site'
 	@echo 'make env     only make the environment'
 
 demo:
@@ -32,6 +33,10 @@ format:
 
 types:
 	@$(IN_ENV) mypy frskd_mm
+
+# A warning, such as of a link that leads nowhere, is an error.
+docs:
+	@NO_MKDOCS_2_WARNING=1 $(IN_ENV) mkdocs build --quiet --strict
 
 env:
 	@$(IN_ENV)
