@@ -144,6 +144,7 @@ def _execute(cfg: Config, folder: str, parent: int) -> None:
     result = dict(
         metrics=numbers_of(metrics),
         step_seconds=float(np.median(step_seconds)),
+        steps=runner.iter,
         peak_memory_mb=note_peak_memory(folder) / 2**20,
         parameters_training=count_parameters(model),
         parameters_inference=count_parameters(deployed),

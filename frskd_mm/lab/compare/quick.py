@@ -1,0 +1,183 @@
+"""A short trial of methods on a config of one's own, and what it lets expect."""
+
+import json
+import os
+import os.path as osp
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from mmengine.config import Config
+
+from frskd_mm.engine.config import load_config
+from frskd_mm.engine.methods import PLAIN
+from frskd_mm.engine.wrap import TASK_NAMES
+from frskd_mm.lab.statistics import paired_interval
+from frskd_mm.models.tasks import task_of
+from frskd_mm.utils.model import build_model
+
+from .grid import Run, method_of, plan_grid
+from .length import MARK, lengthen
+from .quality import Column, find_quality
+from .run import RESULT
+
+#: File of the trial's folder with the shortened config.
+TRIAL = 'trial.py'
+#: What is tried beside the plain student, by task, for want of a wish.
+METHODS = {
+    'cls': ('label-smoothing', 'frskd-attached'),
+    'seg': ('frskd-attached',),
+    'det': ('frskd-attached',),
+}
+#: The rival of every method: the plain student for about as long in all.
+EQUAL_TIME = f'{PLAIN}{MARK}1.5'
+PART, SEEDS = 0.25, (0, 1)
+
+
+def plan_quick(
+    config: str,
+    out: str,
+    methods: Optional[Sequence[str]] = None,
+    seeds: Sequence[int] = SEEDS,
+    part: float = PART,
+    options: Optional[Dict[str, Any]] = None,
+    metric: Optional[str] = None,
+) -> List[Run]:
+    """Plan a grid over a part of a config's schedule.
+
+    The learning rate's schedule is shortened with the training. What the methods
+    are judged by is the validation data, if the config has any, so that the test
+    data stay unseen. The plain student and the plain student for 1.5 times as long
+    are always among the runs.
+
+    Args:
+        config: Config of the plain student.
+        out: The trial's folder; gets the shortened config.
+        methods: Names or files as of :func:`plan_grid`; by default FRSKD in its
+            attached form, for classifiers label smoothing, too.
+        seeds: Seeds; each method is trained once with each.
+        part: Fraction of the schedule, over 0 and at most 1.
+        options: Values that replace the config's, by dotted key.
+        metric: The quality that counts, see :func:`plan_grid`.
+
+    Returns:
+        list[Run]: All methods with the first seed, then with the next one.
+
+    Raises:
+        ValueError: If ``part`` is out of range, the config does not say how long it
+            trains, or as of :func:`plan_grid`.
+        FileNotFoundError: If there is no such config or file of a method.
+    """
+    if not 0 < part <= 1:
+        raise ValueError(
+            f'The part of the schedule is over 0 and at most 1, not {part}.'
+        )
+    cfg = lengthen(load_config(config, options), part)
+    if methods is None:
+        methods = METHODS[_task(cfg)]
+    _skip_validation(cfg)
+    if cfg.get('val_dataloader') and cfg.get('val_evaluator'):
+        for name in ('dataloader', 'evaluator', 'cfg'):
+            cfg[f'test_{name}'] = cfg[f'val_{name}']
+    chosen = list(dict.fromkeys([PLAIN, *map(method_of, methods), EQUAL_TIME]))
+    path = osp.join(out, TRIAL)
+    os.makedirs(out, exist_ok=True)
+    cfg.dump(path)
+    return plan_grid(path, chosen, seeds, out, metric=metric)
+
+
+def _task(cfg: Config) -> str:
+    model = build_model(cfg)
+    return TASK_NAMES[type(task_of(model))]
+
+
+def _skip_validation(cfg: Config) -> None:
+    """Leave it to the test at the end, so that the time is training's."""
+    total = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.get('max_iters')
+    cfg.train_cfg.val_begin = 2 * total  # later than the end of the longest run
+
+
+def describe_trial(
+    runs: Sequence[Run], part: float, metric: Optional[str] = None
+) -> str:
+    """Say in a few lines what the trial lets expect of the whole schedule.
+
+    Args:
+        runs: The trial's runs, of which some may have failed.
+        part: Fraction of the schedule that was trained.
+        metric: The quality that counts.
+
+    Returns:
+        str: A line for each method: its difference to the plain student with its
+            95 % interval, the hours that a whole training takes, and which of
+            the three it was: above, below, or not told apart.
+
+    Raises:
+        ValueError: If the plain student has no finished run.
+    """
+    results = {
+        (run.method, run.seed): _read(run.folder) for run in runs if run.finished
+    }
+    quality = find_quality(
+        {name for result in results.values() for name in result['metrics']}, metric
+    )
+    plain = _of(results, PLAIN)
+    if not plain:
+        raise ValueError(
+            'No run of the plain student has finished: nothing to compare.'
+        )
+    hours = _hours(plain, part)
+    lines = [
+        f'After {part:.0%} of the schedule, {len(plain)} seeds, by {quality.label}; '
+        f'a whole plain training takes about {hours:.2g} h here.'
+    ]
+    methods = list(dict.fromkeys(run.method for run in runs if run.method != PLAIN))
+    for method in methods:
+        own = _of(results, method)
+        if own:
+            lines.append(_verdict(method, own, plain, quality, part))
+        else:
+            lines.append(f'  {method}: failed')
+    lines.append(
+        'A part of a schedule flatters what learns fast: read this as a hint on '
+        f'whether a whole comparison is worth its time. A method must also be above '
+        f'{EQUAL_TIME}, the plain student for 1.5 times as long.'
+    )
+    return '\n'.join(lines)
+
+
+def _verdict(
+    method: str,
+    own: Dict[int, dict],
+    plain: Dict[int, dict],
+    quality: Column,
+    part: float,
+) -> str:
+    seeds = sorted(set(own) & set(plain))
+    values, baseline = (
+        [runs[seed]['metrics'][quality.metric] * quality.scale for seed in seeds]
+        for runs in (own, plain)
+    )
+    mean, half = paired_interval(values, baseline)
+    low, high = mean - half, mean + half
+    if low > 0:
+        verdict = 'above the plain student'
+    elif high < 0:
+        verdict = 'below the plain student'
+    else:
+        verdict = 'not told apart from the plain student'
+    interval = f'[{low:+.1f}, {high:+.1f}]' if half == half else '[one seed: none]'
+    hours = f'{_hours(own, part):.2g} h'
+    return f'  {method}: {mean:+.1f} {interval}, {verdict}; about {hours}'
+
+
+def _hours(runs: Dict[int, dict], part: float) -> float:
+    seconds = [run['step_seconds'] * run['steps'] for run in runs.values()]
+    return sum(seconds) / len(seconds) / part / 3600
+
+
+def _of(results: Dict[Tuple[str, int], dict], method: str) -> Dict[int, dict]:
+    return {seed: result for (name, seed), result in results.items() if name == method}
+
+
+def _read(folder: str) -> Dict[str, Any]:
+    with open(osp.join(folder, RESULT), encoding='utf-8') as file:
+        return json.load(file)

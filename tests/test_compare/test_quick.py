@@ -1,0 +1,83 @@
+"""tools/compare.py --quick: a short trial on the user's own config."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from frskd_mm.lab.compare import describe_trial, plan_quick, run_grid
+from frskd_mm.lab.compare.grid import Run
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIG = str(CONFIGS / 'digits' / 'wrn10-1_digits.py')
+OPTIONS = {
+    'train_cfg.max_epochs': 8,
+    'train_dataloader.batch_size': 10,
+    'train_dataloader.dataset.num_per_class': 5,
+    'val_dataloader.dataset.num_per_class': 5,
+}
+
+
+def test_a_trial_trains_a_part_and_spares_the_test_data(tmp_path):
+    runs = plan_quick(CONFIG, str(tmp_path), seeds=[0], part=0.25, options=OPTIONS)
+    assert [run.method for run in runs] == [
+        'none',
+        'label-smoothing',
+        'frskd-attached',
+        'none@1.5',
+    ]
+    cfg = Config.fromfile(f'{runs[0].folder}/config.py')
+    assert cfg.train_cfg.max_epochs == 2
+    assert cfg.test_dataloader == cfg.val_dataloader
+    longer = Config.fromfile(f'{runs[-1].folder}/config.py')
+    assert longer.train_cfg.max_epochs == 3
+
+    plain = plan_quick(CONFIG, str(tmp_path), ['byot'], [0], 0.25, OPTIONS)[:1]
+    assert run_grid(plain) == [], plain[0].last_log_lines()
+    result = json.loads(Path(plain[0].folder, 'result.json').read_text())
+    assert result['steps'] == 2 * 5
+    text = describe_trial(runs, 0.25)
+    assert 'After 25% of the schedule, 1 seeds, by top-1 accuracy (%)' in text
+    assert 'frskd-attached: failed' in text
+
+
+def test_another_part_in_the_same_folder_is_refused(tmp_path):
+    plan_quick(CONFIG, str(tmp_path), seeds=[0], part=0.25, options=OPTIONS)
+    with pytest.raises(ValueError, match=r'max_epochs: 2 \| 4'):
+        plan_quick(CONFIG, str(tmp_path), seeds=[0], part=0.5, options=OPTIONS)
+
+
+@pytest.mark.parametrize('part', [0, -1, 1.5, float('nan')])
+def test_a_part_out_of_range_is_refused(tmp_path, part):
+    with pytest.raises(ValueError, match='over 0 and at most 1'):
+        plan_quick(CONFIG, str(tmp_path), part=part)
+    assert not list(tmp_path.iterdir())
+
+
+def finished(tmp_path, method, values, seconds=1.0):
+    runs = []
+    for seed, value in enumerate(values):
+        run = Run(method, seed, str(tmp_path / method / f'seed{seed}'))
+        Path(run.folder).mkdir(parents=True)
+        result = dict(
+            metrics={'accuracy/top1': value}, step_seconds=seconds, steps=3600
+        )
+        Path(run.folder, 'result.json').write_text(json.dumps(result))
+        runs.append(run)
+    return runs
+
+
+def test_the_verdicts_follow_from_the_numbers(tmp_path):
+    runs = [
+        *finished(tmp_path, 'none', [50.0, 52.0]),
+        *finished(tmp_path, 'better', [53.0, 55.1], seconds=1.5),
+        *finished(tmp_path, 'worse', [47.0, 48.9]),
+        *finished(tmp_path, 'alike', [54.0, 52.0]),
+    ]
+    text = describe_trial(runs, part=0.25)
+    assert 'a whole plain training takes about 4 h here' in text
+    # mean 3.05, Student's t for one degree of freedom 12.706, error 0.05
+    assert '  better: +3.1 [+2.4, +3.7], above the plain student; about 6 h' in text
+    assert '  worse: -3.1 [-3.7, -2.4], below the plain student; about 4 h' in text
+    assert '  alike: +2.0 [-23.4, +27.4], not told apart' in text
