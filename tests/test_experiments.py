@@ -92,6 +92,7 @@ CLAIMS = {
     'finetune/efficientnet-lite0_cifar100-100-per-class.py': CLASSIFIER,
     'finetune/efficientnet-lite0_cifar100-20-per-class.py': CLASSIFIER,
     'finetune/efficientnet-lite0_cifar100-50-per-class-96px.py': CLASSIFIER,
+    'finetune/efficientnet-lite0_cifar100-50-per-class-validation.py': CLASSIFIER,
     'finetune/efficientnet-lite0_cifar100-50-per-class.py': CLASSIFIER,
     'finetune/efficientnet-lite0_cifar100-validation.py': CLASSIFIER,
     'frskd_resnet18_cifar100.py': FRSKD_CLASSIFIER,
