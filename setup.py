@@ -42,11 +42,20 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['frskd_mm', 'frskd_mm.*']),
-    # frskd_mm/.mim links to the configs, so that frskd_mm::... config paths work
-    # in a checkout; source distributions and wheels hold copies.
+    # frskd_mm/.mim links to the configs and tools, so that frskd_mm::... config paths
+    # and `mim train frskd_mm` work in a checkout; source distributions and wheels
+    # hold copies.
     package_data={
-        'frskd_mm': ['.mim/*.yml', '.mim/configs/**/*.py', '.mim/configs/**/*.yml'],
+        'frskd_mm': [
+            '.mim/*.yml',
+            '.mim/configs/**/*.py',
+            '.mim/configs/**/*.yml',
+            '.mim/tools/*.py',
+        ],
     },
+    # It tries models for docs/models.md, which only a checkout has.
+    exclude_package_data={'frskd_mm': ['.mim/tools/check_models.py']},
+    entry_points={'console_scripts': ['frskd = frskd_mm.commands.main:main']},
     python_requires='>=3.8',
     # Deliberately empty. torch and the OpenMMLab packages are there already in the
     # project that this toolkit joins, under one of two families of distribution

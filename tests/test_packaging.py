@@ -18,7 +18,7 @@ def wheel(tmp_path_factory, request):
     """A wheel of the checkout, built from a copy of it."""
     repo = request.config.rootpath
     folder = tmp_path_factory.mktemp('wheel')
-    for name in ('configs', 'frskd_mm', 'requirements'):
+    for name in ('configs', 'frskd_mm', 'requirements', 'tools'):
         shutil.copytree(
             repo / name,
             folder / name,
@@ -46,6 +46,17 @@ def test_the_wheel_holds_every_module_and_config(wheel, repo):
         assert f'frskd_mm/.mim/{path.relative_to(repo)}' in names
     assert 'frskd_mm/.mim/model-index.yml' in names
     assert not any(name.startswith(('tests', 'tools', 'configs')) for name in names)
+
+
+def test_the_wheel_has_the_command_and_the_doors_of_mim(wheel, repo):
+    names = set(wheel.namelist())
+    (entry_points,) = [name for name in names if name.endswith('entry_points.txt')]
+    lines = wheel.read(entry_points).decode().split('\n')
+    assert 'frskd = frskd_mm.commands.main:main' in lines
+    doors = {path.name for path in repo.glob('tools/*.py')} - {'check_models.py'}
+    assert {'train.py', 'test.py', 'export_student.py', 'demo.py'} <= doors
+    found = {name.rpartition('/')[2] for name in names if '/.mim/tools/' in name}
+    assert found == doors
 
 
 def test_the_wheel_requires_nothing_of_openmmlab_by_itself(wheel):

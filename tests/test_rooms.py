@@ -1,4 +1,4 @@
-"""Which rooms of the package import which: the lab is at the top."""
+"""Which rooms of the package import which: commands, the lab, and all others."""
 
 import ast
 import subprocess
@@ -8,6 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'frskd_mm'
 LAB = 'frskd_mm.lab'
+COMMANDS = 'frskd_mm.commands'
+#: Of the commands, which are above all.
+DOORS = (COMMANDS, 'frskd_mm.__main__')
 FILES = {
     '.'.join(path.relative_to(ROOT).with_suffix('').parts): path
     for path in PACKAGE.rglob('*.py')
@@ -51,10 +54,20 @@ def test_nothing_below_imports_the_lab():
     upward = {
         name: sorted(found)
         for name, imported in GRAPH.items()
-        if not name.startswith(f'{LAB}.')
+        if not name.startswith((f'{LAB}.', *DOORS))
         and (found := {one for one in imported if one.startswith(f'{LAB}.')})
     }
     assert upward == {}
+
+
+def test_nothing_imports_the_commands():
+    upward = {
+        name
+        for name, imported in GRAPH.items()
+        if not name.startswith(DOORS)
+        and any(one.startswith(COMMANDS) for one in imported)
+    }
+    assert upward == set()
 
 
 def test_the_lab_has_no_circle():

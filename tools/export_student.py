@@ -1,24 +1,7 @@
-"""Write the student alone: ``python tools/export_student.py CONFIG CHECKPOINT OUT``."""
+"""``python tools/export_student.py``, a door to ``frskd export``."""
 
-import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
-from frskd_mm.engine import export_student, load_config
-from frskd_mm.utils.command import CommandParser, run_command
-
-
-def main() -> None:
-    """Export, then say what was written."""
-    parser = CommandParser(description=__doc__)
-    parser.add_argument('config', help='config the distilled model was trained with')
-    parser.add_argument('checkpoint', help='training checkpoint')
-    parser.add_argument(
-        'out', help='checkpoint to write, as student.pth; its config goes beside it'
-    )
-    parser.add_cfg_options()
-    args = parser.parse_args()
-    cfg = load_config(args.config, args.cfg_options)
-    checkpoint, config = export_student(cfg, args.checkpoint, args.out)
-    print(f'Plain student: {checkpoint}\nIts config: {config}')
-
+from frskd_mm.commands.export import main
+from frskd_mm.utils.command import run_command
 
 if __name__ == '__main__':
     run_command(main)

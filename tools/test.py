@@ -1,48 +1,7 @@
-"""Evaluate a checkpoint: ``python tools/test.py CONFIG CHECKPOINT``."""
+"""``python tools/test.py``, a door to ``frskd test``."""
 
-import argparse
-import os
-
-import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
-from frskd_mm.engine import configure_run, evaluate, load_config, resolve_work_dir
-from frskd_mm.utils.command import CommandParser, run_command
-
-
-def parse_args() -> argparse.Namespace:
-    """Define the command line."""
-    parser = CommandParser(description=__doc__)
-    parser.add_argument('config', help='config file, or package::path')
-    parser.add_argument(
-        'checkpoint', help='training checkpoint or exported student; both work'
-    )
-    parser.add_argument('--work-dir', help='where the log goes')
-    parser.add_argument(
-        '--self-teacher',
-        action='store_true',
-        help='evaluate the self-teacher instead of the student',
-    )
-    parser.add_cfg_options()
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
-    )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
-
-
-def main() -> None:
-    """Read the config, evaluate, print the metrics."""
-    args = parse_args()
-    cfg = load_config(args.config, args.cfg_options)
-    configure_run(
-        cfg,
-        work_dir=resolve_work_dir(cfg, args.config, args.work_dir),
-        launcher=args.launcher,
-    )
-    metrics = evaluate(cfg, args.checkpoint, self_teacher=args.self_teacher)
-    print('\n'.join(f'{name}: {value}' for name, value in metrics.items()))
-
+from frskd_mm.commands.test import main
+from frskd_mm.utils.command import run_command
 
 if __name__ == '__main__':
     run_command(main)

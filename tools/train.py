@@ -1,71 +1,7 @@
-"""Train a model: ``python tools/train.py CONFIG``."""
+"""``python tools/train.py``, a door to ``frskd train``."""
 
-import argparse
-import os
-
-import frskd_mm  # noqa: F401  (lets mmseg::... and frskd_mm::... configs be read)
-from frskd_mm.engine import configure_run, load_config, resolve_work_dir, train, wrap
-from frskd_mm.utils.command import CommandParser, run_command
-
-
-def parse_args() -> argparse.Namespace:
-    """Define the command line; the options are those of the host libraries."""
-    parser = CommandParser(description=__doc__)
-    parser.add_argument('config', help='config file, or package::path')
-    parser.add_argument('--work-dir', help='where logs and checkpoints go')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        help='go on from this checkpoint, or from the newest one of the work '
-        'directory when no path is given',
-    )
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate with the real batch size',
-    )
-    parser.add_argument(
-        '--no-validate', action='store_true', help='do not evaluate during training'
-    )
-    parser.add_cfg_options()
-    parser.add_argument(
-        '--method',
-        help="train with this method: 'none' for the plain model, 'frskd', 'frskd-f' "
-        '(soft labels only), or another file of configs/_base_/methods; FILE.py is '
-        'one of your own; by default the config is taken as it is',
-    )
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
-    )
-    # torch.distributed.launch passes it in one spelling or the other.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
-
-
-def main() -> None:
-    """Read the config, apply the options, train."""
-    args = parse_args()
-    cfg = load_config(args.config, args.cfg_options)
-    name = args.config
-    if args.method is not None:
-        cfg = wrap(cfg, args.method)
-        name = cfg.filename
-    train(
-        configure_run(
-            cfg,
-            work_dir=resolve_work_dir(cfg, name, args.work_dir),
-            launcher=args.launcher,
-            resume=args.resume,
-            amp=args.amp,
-            auto_scale_lr=args.auto_scale_lr,
-            validate=not args.no_validate,
-        )
-    )
-
+from frskd_mm.commands.train import main
+from frskd_mm.utils.command import run_command
 
 if __name__ == '__main__':
     run_command(main)

@@ -294,9 +294,9 @@ def check_launcher(launcher: str) -> None:
     if not missing or is_distributed():
         return
     how = {
-        'pytorch': 'torchrun --nproc_per_node=2 tools/train.py ...',
-        'slurm': 'srun python tools/train.py ...',
-        'mpi': 'mpirun -np 2 python tools/train.py ...',
+        'pytorch': 'torchrun --nproc_per_node=2 -m frskd_mm train ...',
+        'slurm': 'srun frskd train ...',
+        'mpi': 'mpirun -np 2 frskd train ...',
     }[launcher]
     raise ValueError(
         f'--launcher {launcher} is for processes that the launcher starts, but '

@@ -143,7 +143,7 @@ def _check_unfinished(
     if done > last or (done == last and is_complete):
         raise ValueError(
             f'The run is finished: {path} has {done} of {last} {unit}s. Evaluate it '
-            f'with tools/test.py; to train longer, raise train_cfg.max_{unit}s and '
+            f'with frskd test; to train longer, raise train_cfg.max_{unit}s and '
             'see to the learning rate schedule.'
         )
 

@@ -20,7 +20,7 @@ class AggregatedPredictionHook(Hook):
     passes an image and needs the training checkpoint: the joint head belongs to
     the distiller, which an exported student does not have. Without this hook
     the student predicts from the image as it is. While the model predicts with its
-    self-teacher, as ``tools/test.py --self-teacher`` asks, the hook does nothing.
+    self-teacher, as ``frskd test --self-teacher`` asks, the hook does nothing.
     """
 
     @check_arguments()

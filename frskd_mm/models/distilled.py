@@ -190,7 +190,7 @@ def distill(
             "model=dict(type='frskd_mm.Distilled') takes student and distiller, not "
             f'{", ".join(unknown)}. Is a key misspelt, or _delete_=True missing '
             "where the model is replaced? A host library's function that sets it "
-            'needs the plain student: tools/export_student.py writes its config and '
+            'needs the plain student: frskd export writes its config and '
             'weights.'
         )
     student_cfg = ConfigDict(deepcopy(student))

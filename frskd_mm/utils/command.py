@@ -8,6 +8,8 @@ import argparse
 import dis
 import logging
 import os.path as osp
+import re
+import shlex
 import sys
 from types import TracebackType
 from typing import Any, Callable, Iterator, Optional
@@ -16,13 +18,36 @@ from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
 PACKAGE = __name__.split('.', maxsplit=1)[0]
+#: The console command.
+NAME = 'frskd'
+
+
+def command_line(with_arguments: bool = True) -> str:
+    """Return what the user typed: ``frskd train ...`` or ``python tools/train.py ...``.
+
+    Args:
+        with_arguments: Whether to give the arguments, too.
+    """
+    program, *arguments = sys.argv
+    is_script = not program.startswith(f'{NAME} ')
+    start = f'python {shlex.quote(program)}' if is_script else program
+    return ' '.join([start, *([shlex.join(arguments)] if with_arguments else [])])
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser with the options that all commands have in common."""
+    """A parser with the options that all commands have in common.
+
+    A description that begins with ``frskd COMMAND`` in backquotes shows the door that
+    the user came in by, such as ``python tools/train.py``.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        called = command_line(with_arguments=False)
+        description = kwargs.pop('description', None) or ''
+        super().__init__(
+            description=re.sub(rf'`{NAME} \w+', lambda _: f'`{called}', description),
+            **kwargs,
+        )
         self.add_argument(
             '--traceback',
             action='store_true',

@@ -89,7 +89,7 @@ def test_hosts_build_the_distilled_config_itself(trained):
     assert torch.equal(scores(model), scores(runner.model))
     changed = get_model(CONFIG, student=dict(head=dict(num_classes=7)), device='cpu')
     assert changed.head.num_classes == 7
-    with pytest.raises(TypeError, match='not neck. .*export_student.py writes'):
+    with pytest.raises(TypeError, match='not neck. .*frskd export writes'):
         get_model(CONFIG, neck=None, device='cpu')
     segmentor = init_model(
         str(REPO / 'configs/digits/frskd_fcn_r18-c16_digit-scenes.py'), device='cpu'

@@ -50,7 +50,7 @@ def measure_inference(
     """Export a distilled model's student and compare it with the plain one.
 
     The distilled model is trained for a step, so that running statistics are not
-    the initial ones, saved, and exported as ``tools/export_student.py`` does it.
+    the initial ones, saved, and exported as ``frskd export`` does it.
     The exported config and weights make one model. The plain student's own config
     makes another, which loads the exported weights strictly. The two and the
     distilled model predict in turns.

@@ -57,7 +57,7 @@ def plan_arms(
 
     Args:
         configs: Training configs with their ``filename``.
-        methods: Methods to wrap plain configs with, as ``tools/train.py`` names
+        methods: Methods to wrap plain configs with, as ``frskd train`` names
             them.
         against: Foreign steps, ``module:function``.
 

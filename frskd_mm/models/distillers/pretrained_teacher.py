@@ -249,7 +249,7 @@ def _load_weights(teacher: BaseModel, checkpoint: str) -> None:
     if '://' not in checkpoint and not Path(checkpoint).is_file():
         raise FileNotFoundError(
             f'No checkpoint of the teacher at {checkpoint}. Train the teacher first '
-            '(tools/train.py with its own config), or set distiller.checkpoint to '
+            '(frskd train with its own config), or set distiller.checkpoint to '
             'the file that you have.'
         )
     with checkpoints_as_data():
