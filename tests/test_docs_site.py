@@ -86,7 +86,9 @@ def test_links_to_files_outside_of_docs_are_turned(hooks):
 def test_docstrings_become_markdown():
     pytest.importorskip('griffe')
     docstrings = load('docstrings')
-    text = 'Do.\n\n.. math::\n    a = b\n        + c\n\nSee :class:`.Other`.\nPaper: x\n'
+    text = (
+        'Do.\n\n.. math::\n    a = b\n        + c\n\nSee :class:`.Other`.\nPaper: x\n'
+    )
     assert docstrings.to_markdown(text) == (
         'Do.\n\n```text\na = b\n+ c\n```\nSee `Other`.\n\nPaper: x\n'
     )

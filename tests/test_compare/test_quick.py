@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from frskd_mm.commands.compare import parse_args
 from frskd_mm.lab.compare import describe_trial, plan_quick, run_grid
 from frskd_mm.lab.compare.grid import Run
 
@@ -81,3 +82,19 @@ def test_the_verdicts_follow_from_the_numbers(tmp_path):
     assert '  better: +3.1 [+2.4, +3.7], above the plain student; about 6 h' in text
     assert '  worse: -3.1 [-3.7, -2.4], below the plain student; about 4 h' in text
     assert '  alike: +2.0 [-23.4, +27.4], not told apart' in text
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--config', CONFIG], '--methods names what to compare'),
+        (['--config', CONFIG, '--methods', 'ce', '--part', '1'], 'belongs to --quick'),
+        (['--config', CONFIG, '--quick', CONFIG], 'not allowed with'),
+        ([], 'one of the arguments --config --quick is required'),
+    ],
+)
+def test_wrong_arguments_are_refused(monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr('sys.argv', ['compare', *arguments])
+    with pytest.raises(SystemExit):
+        parse_args()
+    assert message in capsys.readouterr().err
