@@ -158,7 +158,7 @@ def test_names_are_drawn_as_they_are(tmp_path, monkeypatch):
     path = str(tmp_path / 'picture.png')
     draw_learning_curves(runs, '$y_{$', '$t_{$', path, levels={'$l_{$': 1.0})
     predictions = Predictions(*np.full((3, 4), 0.5))
-    draw_reliability(dict.fromkeys(names, predictions), path)
+    draw_reliability(dict.fromkeys(names, [predictions]), path)
     (legend,) = figures[0].legends
     shown = [text.get_text().strip() for text in legend.get_texts()]
     assert shown == [name.replace('$', r'\$') for name in [*names, '$l_{$']]

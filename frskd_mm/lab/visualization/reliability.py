@@ -1,6 +1,6 @@
 """Reliability diagrams."""
 
-from typing import Dict
+from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -16,15 +16,17 @@ MAX_COLUMNS = 4
 
 
 def draw_reliability(
-    methods: Dict[str, Predictions], path: str, num_bins: int = 15
+    methods: Mapping[str, Sequence[Predictions]], path: str, num_bins: int = 15
 ) -> None:
     """Draw accuracy against confidence, a panel for each method.
 
-    Bars on the diagonal are calibrated. The grey steps are the share of the
-    images in each bin.
+    Bars on the diagonal are calibrated, those of all seeds together. The grey steps
+    are the share of the images in each bin. The ECE in the title is the mean of the
+    seeds', as in the comparison's table: that of all predictions together would be
+    smaller, since the seeds' errors cancel out.
 
     Args:
-        methods: Predictions by the method's name.
+        methods: Predictions of each seed, by the method's name.
         path: PNG to write.
         num_bins: Bins of equal width.
 
@@ -38,8 +40,8 @@ def draw_reliability(
         rows, columns, squeeze=False, sharex=True, sharey=True
     ).ravel()
     edges = np.linspace(0, 1, num_bins + 1)
-    for axes, (name, predictions) in zip(panels, methods.items()):
-        bins = gather_bins(predictions, num_bins)
+    for axes, (name, seeds) in zip(panels, methods.items()):
+        bins = gather_bins(Predictions(*map(np.concatenate, zip(*seeds))), num_bins)
         axes.bar(
             edges[:-1],
             bins.accuracies,
@@ -52,7 +54,8 @@ def draw_reliability(
         share = bins.counts / bins.counts.sum()
         axes.stairs(share, edges, color='#7f7f7f', label='share of the images')
         axes.plot([0, 1], [0, 1], color='black', linestyle='--', linewidth=1)
-        ece = 100 * expected_calibration_error(predictions, num_bins)
+        eces = [expected_calibration_error(seed, num_bins) for seed in seeds]
+        ece = 100 * np.mean(eces)
         title = as_label(f'{name}: ECE {ece:.1f} %')
         axes.set(title=title, xlim=(0, 1), ylim=(0, 1))
     for axes in panels[len(methods) :]:

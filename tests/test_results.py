@@ -1,0 +1,103 @@
+"""The figures that README and the reports state are those of committed numbers."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from frskd_mm.lab.compare.summary import Summary
+from frskd_mm.lab.statistics import mean_std
+from frskd_mm.lab.tables import markdown_table
+
+REPO = Path(__file__).resolve().parents[1]
+READMES = sorted(REPO.glob('README*.md'))
+NUMBERS = [
+    path
+    for path in sorted(REPO.glob('docs/**/results.json'))
+    if 'tuning' not in str(path)
+]
+REPORTS = [path for path in NUMBERS if (path.parent / 'report.md').exists()]
+MEAN = re.compile(r'(\d+(?:\.(\d+))?) ± \d+\.\d+')
+INTERVAL = re.compile(r'([+-]\d+\.(\d+)) \[([+-]\d+\.\d+),\s+([+-]\d+\.\d+)\]')
+
+
+def read(path):
+    results = {}
+    for run in json.loads(path.read_text()):
+        results.setdefault(run['method'], {})[run['seed']] = run
+    return Summary(results, list(results))
+
+
+def figures_of(text):
+    """Rows of a page's tables that state a mean with its deviation."""
+    return [
+        [cell.strip() for cell in line.strip().strip('|').split('|')]
+        for line in text.splitlines()
+        if line.startswith('|') and MEAN.search(line)
+    ]
+
+
+def method_of(cell):
+    """Which method a cell of FRSKD's column is of."""
+    return 'frskd-attached' if 'attached' in cell or '不截断' in cell else 'frskd'
+
+
+ROWS = [(path.name, row) for path in READMES for row in figures_of(path.read_text())]
+
+
+def test_there_are_figures_and_numbers():
+    assert len(ROWS) >= 3
+    assert len(REPORTS) >= 3
+
+
+@pytest.mark.parametrize(('page', 'row'), ROWS, ids=[f'{p}: {r[0]}' for p, r in ROWS])
+def test_rows_of_the_readme_are_made_from_the_numbers_they_link(page, row):
+    links = re.findall(r'\(([^()]*results\.json)\)', '|'.join(row))
+    assert len(links) == 1, f'{page} must link the numbers of: {row[0]}'
+    summary = read(REPO / links[0])
+    cells = [cell for cell in row if MEAN.search(cell)]
+    assert len(cells) == 2, 'the plain student and FRSKD'
+    for cell, method in zip(cells, ('none', method_of(cells[1]))):
+        seeds = summary.results[method]
+        quality = summary.quality
+        values = [
+            quality.scale * run['metrics'][quality.metric] for run in seeds.values()
+        ]
+        found = MEAN.search(cell)
+        assert found[0] == mean_std(values, len(found[2] or ''))
+        assert str(len(seeds)) in row
+
+
+def intervals():
+    """Every difference with its intervals in the numbers, rounded to their digits."""
+    found = set()
+    for path in NUMBERS:
+        for difference in read(path).differences.values():
+            for half in (difference.half, difference.corrected):
+                for digits in (1, 2):
+                    ends = (
+                        difference.mean,
+                        difference.mean - half,
+                        difference.mean + half,
+                    )
+                    found.add(tuple(f'{end:+.{digits}f}' for end in ends))
+    return found
+
+
+@pytest.mark.parametrize('page', READMES, ids=lambda path: path.name)
+def test_intervals_in_the_readme_are_those_of_the_numbers(page):
+    known = intervals()
+    for mean, _, low, high in INTERVAL.findall(page.read_text()):
+        assert (mean, low, high) in known
+
+
+@pytest.mark.parametrize('path', REPORTS, ids=lambda path: path.parent.name)
+def test_reports_are_made_from_the_numbers_beside_them(path):
+    summary = read(path)
+    report = (path.parent / 'report.md').read_text()
+    parameters = summary.results['none'][0]['parameters_inference']
+    table = markdown_table([row.cells for row in summary.table(parameters)])
+    assert table in report
+    assert summary.verdict().replace('|', '\\|') in report
+    assert (path.parent / 'differences.png').stat().st_size > 10_000
