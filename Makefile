@@ -4,10 +4,11 @@
 
 IN_ENV = bash tools/env.sh
 
-.PHONY: help demo test lint format types docs env
+.PHONY: help demo test coverage lint format types docs env
 help:
 	@echo 'make demo    train on bundled data, show the gain and pictures'
 	@echo 'make test    run the tests'
+	@echo 'make coverage  run them, and report the lines that none of them runs'
 	@echo 'make lint    check style and spelling'
 	@echo 'make format  mend what ruff can mend'
 	@echo 'make types   check the types with mypy'
@@ -21,6 +22,10 @@ demo:
 test:
 	@OMP_NUM_THREADS=1 $(IN_ENV) python -m pytest -n auto --maxprocesses 4 \
 	    --dist loadfile $(ARGS)
+
+coverage:
+	@OMP_NUM_THREADS=1 $(IN_ENV) python -m pytest -n auto --maxprocesses 4 \
+	    --dist loadfile --cov --cov-report=term $(ARGS)
 
 lint:
 	@$(IN_ENV) ruff check .

@@ -24,11 +24,13 @@ class PairDataset:
     generator, which the host seeds in every worker.
 
     Example:
-        >>> train_dataloader = dict(
-        ...     batch_size=128,  # pairs
-        ...     collate_fn=dict(type='frskd_mm.collate_pairs'),
-        ...     dataset=dict(
-        ...         type='frskd_mm.PairDataset', partner='same_class', dataset=...))
+        >>> pack = [dict(type='mmpretrain.PackInputs')]
+        >>> digits = dict(
+        ...     type='Digits', split='train', num_per_class=2, pipeline=pack)
+        >>> pairs = PairDataset(digits, partner='same_class')
+        >>> first, second = (item['data_samples'] for item in pairs[0])
+        >>> len(pairs), bool(first.gt_label == second.gt_label)
+        (20, True)
 
     Args:
         dataset (dict | BaseDataset): Any data set of a host library, also within

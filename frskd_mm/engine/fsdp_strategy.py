@@ -1,6 +1,9 @@
 """Training a distilled model with FSDP."""
 
+from typing import Any, Optional
+
 from mmengine._strategy import FSDPStrategy as _FSDPStrategy
+from mmengine.device import get_device
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from frskd_mm.registry import STRATEGIES
@@ -11,8 +14,25 @@ class FSDPStrategy(_FSDPStrategy):
     """MMEngine's strategy for distilled models; all settings are MMEngine's.
 
     It loads optimiser states: MMEngine passes them to PyTorch in the order of
-    arguments of version 2.0, so that ``--resume`` fails with later ones.
+    arguments of version 2.0, so that ``--resume`` fails with later ones. Without an
+    accelerator it shards over CPUs, where MMEngine's asks for a GPU.
+
+    Args:
+        model_wrapper (dict, optional): Settings of the wrapper; its ``device_id`` is
+            'cpu' where there is no accelerator. None by default.
+        **kwargs: Other settings of MMEngine's strategy, such as ``state_dict_cfg``.
     """
+
+    def __init__(self, *, model_wrapper: Optional[dict] = None, **kwargs: Any) -> None:
+        on_cpu = get_device() == 'cpu'
+        if on_cpu:
+            settings = dict(type='MMFullyShardedDataParallel', device_id='cpu')
+            model_wrapper = {**settings, **(model_wrapper or {})}
+        super().__init__(model_wrapper=model_wrapper, **kwargs)
+        if on_cpu and kwargs.get('state_dict_cfg') == 'full':
+            # Moving whole tensors to the CPU would free those that are there.
+            self.state_dict_config.offload_to_cpu = False
+            self.optim_state_dict_config.offload_to_cpu = False
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load the optimiser states of a checkpoint.

@@ -21,7 +21,12 @@ def method_name(method: str) -> str:
 
 
 def method_names(task: str) -> List[str]:
-    """Return the methods for a task, 'cls', 'det' or 'seg', sorted."""
+    """Return the methods for a task, 'cls', 'det' or 'seg', sorted.
+
+    Example:
+        >>> method_names('seg')[:3]
+        ['auxiliary', 'byot', 'frskd']
+    """
     return sorted(method_files(task))
 
 

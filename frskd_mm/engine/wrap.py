@@ -68,9 +68,11 @@ def wrap(
         FileNotFoundError: If the method is a path, but there is no such file.
 
     Example:
-        >>> cfg = load_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
-        >>> cfg.work_dir = 'work_dirs/retinanet'
-        >>> train(wrap(cfg, 'frskd', distiller=dict(neck=dict(width=2))))
+        >>> from frskd_mm.engine import load_config
+        >>> cfg = load_config('frskd_mm::digits/wrn10-1_digits.py')
+        >>> cfg = wrap(cfg, 'frskd', distiller=dict(neck=dict(width=1)))
+        >>> cfg.model.type, cfg.model.distiller.neck.width
+        ('frskd_mm.Distilled', 1)
     """
     if method == PLAIN:
         return cfg

@@ -129,6 +129,11 @@ def expected_calibration_error(predictions: Predictions, num_bins: int = 15) -> 
 
     Both are means over a bin of equal width.
 
+    Example:
+        >>> four = np.array([0.9, 0.9, 0.6, 0.6]), np.array([1, 1, 1, 0])
+        >>> print(f'{expected_calibration_error(Predictions(*four, four[0])):.2f}')
+        0.10
+
     Paper: On Calibration of Modern Neural Networks, ICML 2017,
     https://arxiv.org/abs/1706.04599
     """

@@ -6,7 +6,12 @@ import numpy as np
 
 
 def mean_std(values: Union[Sequence[float], np.ndarray], digits: int = 2) -> str:
-    """Format as 'mean ± sample standard deviation'; one value has none."""
+    """Format as 'mean ± sample standard deviation'; one value has none.
+
+    Example:
+        >>> mean_std([1.0, 2.0, 3.0])
+        '2.00 ± 1.00'
+    """
     if not len(values):
         return '–'
     mean = f'{np.mean(values):.{digits}f}'
@@ -33,6 +38,11 @@ def paired_interval(
     Returns:
         tuple[float, float]: Mean and half width; with one seed the width is
         NaN.
+
+    Example:
+        >>> mean, half = paired_interval([3.0, 4.0, 5.5], [1.0, 3.0, 4.0])
+        >>> print(f'{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]')
+        +1.5 [+0.3, +2.7]
     """
     from scipy.stats import t
 

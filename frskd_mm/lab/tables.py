@@ -12,7 +12,14 @@ ESCAPES = str.maketrans(
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of plain text, the header first, as a Markdown table."""
+    """Return rows of plain text, the header first, as a Markdown table.
+
+    Example:
+        >>> print(markdown_table([['method', 'n'], ['cs-kd', '10']]))
+        | method | n  |
+        |--------|----|
+        | cs-kd  | 10 |
+    """
     rows = [[cell.translate(ESCAPES) for cell in row] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(*rows)]
     lines = [

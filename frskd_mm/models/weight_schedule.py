@@ -40,6 +40,12 @@ class WeightSchedule:
     Paper: FRSKD, CVPR 2021, https://arxiv.org/abs/2103.08273
     Source: MingiJi/FRSKD@98b87e5, segmentation/main.py
 
+    Example:
+        >>> WeightSchedule()()
+        1.0
+        >>> WeightSchedule(begin=2)()  # the first epoch
+        0.0
+
     Args:
         begin (int | float): First epoch (iteration) with distillation. A float
             below 1 is a fraction of the whole training. Defaults to 0.

@@ -97,11 +97,12 @@ def check_arguments(
     neither is None where it is the default. Numbers must be finite.
 
     Example:
-        >>> class Loss(nn.Module):
+        >>> class Loss:
         ...     @check_arguments(loss_weight=NOT_NEGATIVE)
         ...     def __init__(self, loss_weight: float = 1.0) -> None: ...
         >>> Loss(loss_weight='2')
-        ArgumentError: loss_weight of Loss must be a number, got '2'.
+        Traceback (most recent call last):
+        frskd_mm.utils.arguments.ArgumentError: loss_weight of Loss must be ...
 
     Args:
         *owner: What configs call the part, of a function; a class has its name.

@@ -38,9 +38,12 @@ class Recorder:
             (object, method name).
 
     Example:
-        >>> with Recorder({'feats': (model.backbone, 'forward')}) as record:
-        ...     losses = model.loss(inputs, data_samples)
-        >>> feats = record.last('feats')
+        >>> import torch
+        >>> layer = torch.nn.ReLU()
+        >>> with Recorder({'feats': (layer, 'forward')}) as record:
+        ...     loss = layer.forward(torch.tensor([-1.0, 2.0])).sum()
+        >>> record.last('feats')
+        tensor([0., 2.])
     """
 
     def __init__(self, targets: Mapping[str, Target]) -> None:

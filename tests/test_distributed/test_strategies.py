@@ -24,17 +24,10 @@ from frskd_mm.engine.runs import build_runner
 FLEXIBLE = {'runner_type': 'FlexibleRunner'}
 FSDP_CONFIG = REPO / 'configs/scale/frskd_resnet18_cifar100_fsdp.py'
 DEEPSPEED_CONFIG = REPO / 'configs/scale/frskd_resnet18_cifar100_deepspeed.py'
-#: The config's strategy, without an accelerator: unsharding to the CPU, which
-#: state_dict_cfg='full' asks for, would free tensors that are there already.
-FSDP_ON_CPU = {
+#: The config's own lines, which CPUs take, too.
+FSDP = {
     **FLEXIBLE,
-    'strategy.type': Config.fromfile(FSDP_CONFIG).strategy.type,
-    'strategy.model_wrapper.device_id': 'cpu',
-    'strategy.state_dict_cfg.state_dict_type': 'FULL_STATE_DICT',
-    'strategy.state_dict_cfg.state_dict_config.type': 'FullStateDictConfig',
-    'strategy.state_dict_cfg.state_dict_config.rank0_only': True,
-    'strategy.state_dict_cfg.optim_state_dict_config.type': 'FullOptimStateDictConfig',
-    'strategy.state_dict_cfg.optim_state_dict_config.rank0_only': True,
+    **{f'strategy.{k}': v for k, v in Config.fromfile(FSDP_CONFIG).strategy.items()},
 }
 EPOCHS = 2
 
@@ -63,8 +56,8 @@ def check(work_dir, one):
 
 
 def test_fsdp_resumes_and_its_checkpoint_is_a_plain_students(tmp_path, one):
-    train_on_two(tmp_path, 1, given=FSDP_ON_CPU)
-    train_on_two(tmp_path, EPOCHS, '--resume', given=FSDP_ON_CPU)
+    train_on_two(tmp_path, 1, given=FSDP)
+    train_on_two(tmp_path, EPOCHS, '--resume', given=FSDP)
     check(tmp_path, one)
     names = weights_of(tmp_path, EPOCHS).keys()
     assert names == weights_of(one, EPOCHS).keys()

@@ -19,6 +19,10 @@ def attention_map(feat: Tensor) -> Tensor:
     The sum of squared channels, flattened and L2-normalised, so scaling a
     map leaves its attention unchanged. A constant-zero map gives zeros.
 
+    Example:
+        >>> attention_map(torch.tensor([[[[0.0, 1.0]], [[2.0, 0.0]]]]))
+        tensor([[0.9701, 0.2425]])
+
     Args:
         feat: (N, C, H, W).
 

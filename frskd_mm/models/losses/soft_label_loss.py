@@ -54,7 +54,15 @@ class SoftLabelLoss(nn.Module):
         L = \tau^2 \, KL(\mathrm{softmax}(z_t / \tau) \,\|\,
         \mathrm{softmax}(z_s / \tau))
 
-    summed over classes (dim 1). Heads with sigmoids have
+    summed over classes (dim 1):
+
+        >>> import torch
+        >>> loss = SoftLabelLoss(temperature=4.0, loss_weight=2.0)
+        >>> student, teacher = torch.zeros(1, 2), torch.tensor([[4.0, 0.0]])
+        >>> print(f'{loss(student, teacher):.4f}')
+        3.5502
+
+    Heads with sigmoids have
 
     .. math::
         L = \tau^2 \sum_c KL(\sigma(z_{t,c} / \tau) \,\|\, \sigma(z_{s,c} / \tau))

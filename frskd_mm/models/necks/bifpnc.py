@@ -28,6 +28,13 @@ class BiFPNc(BiFPN):
     Paper: FRSKD, CVPR 2021, https://arxiv.org/abs/2103.08273
     Source: MingiJi/FRSKD@98b87e5, classification/models/bifpnc.py
 
+    Example:
+        >>> import torch
+        >>> neck = BiFPNc([16, 32], width=2)
+        >>> refined = neck([torch.zeros(1, 16, 25, 25), torch.zeros(1, 32, 13, 13)])
+        >>> [tuple(map.shape) for map in refined]
+        [(1, 32, 25, 25), (1, 64, 13, 13)]
+
     Args:
         in_channels (Sequence[int]): Channels c_i of the input maps, fine to
             coarse; at least two levels.
