@@ -69,17 +69,18 @@ def test_a_part_without_a_page_is_refused(hooks, tmp_path):
 def test_links_to_files_outside_of_docs_are_turned(hooks):
     class Of:
         src_uri = 'methods/adding.md'
+        dest_uri = 'methods/adding/index.html'
 
     class Page:
         file = Of
 
     text = (
         '[a](../compare.md#x) [b](../../tests/toys.py) [c](https://x.y/z) [d](#here)\n'
-        '```python\nx[0](y)\n```\n![e](../../README.md)'
+        '```python\nx[0](y)\n```\n![e](../../README.md) <img src="../x.png">'
     )
     assert hooks.on_page_markdown(text, Page, None, None) == (
         '[a](../compare.md#x) [b](../repository/tests/toys.py) [c](https://x.y/z) '
-        '[d](#here)\n```python\nx[0](y)\n```\n![e](../index.md)'
+        '[d](#here)\n```python\nx[0](y)\n```\n![e](../index.md) <img src="../../x.png">'
     )
 
 

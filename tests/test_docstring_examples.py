@@ -12,7 +12,9 @@ MODULES = [
     for path in sorted((REPO / 'frskd_mm').rglob('*.py'))
     if '>>> ' in path.read_text()
 ]
-FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
+FLAGS = (
+    doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
+)
 
 
 def test_examples_were_found():

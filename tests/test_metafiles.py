@@ -12,7 +12,8 @@ METAFILES = [yaml.safe_load((REPO / path).read_text()) for path in INDEX]
 MODELS = [model for metafile in METAFILES for model in metafile['Models']]
 STATUS = ('published', 'trained here', 'example')
 PAGES = [
-    REPO / 'README.md',
+    *sorted(REPO.glob('README*.md')),
+    REPO / 'CONTRIBUTING.md',
     REPO / 'configs/README.md',
     *sorted((REPO / 'docs').rglob('*.md')),
 ]
@@ -60,7 +61,7 @@ def test_collection_is_the_cited_paper():
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(REPO)))
 def test_links_and_commands_name_files_that_exist(page):
     text = page.read_text()
-    links = re.findall(r'\]\((?!https?:|#)([^)#]+)', text)
+    links = re.findall(r'(?:\]\(|<img src=")(?!https?:|#)([^)#"]+)', text)
     for link in links:
         assert (page.parent / link).exists(), f'{page.name} links {link}'
     for path in re.findall(

@@ -7,6 +7,7 @@ docstrings.
 """
 
 import ast
+import json
 import os.path as osp
 import posixpath
 import re
@@ -22,11 +23,18 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Pages of the repository's root and of the configs: their places in the site.
 PAGES = {
     'README.md': 'index.md',
+    'README_zh-CN.md': 'zh-CN.md',
     'CHANGELOG.md': 'changelog.md',
+    'CONTRIBUTING.md': 'contributing.md',
     'configs/README.md': 'configs.md',
 }
 LINK = re.compile(r'(\]\()(?![a-z+]+:|#|/)([^)#\s]+)')
+#: HTML, for pictures of a given width; MkDocs leaves it as it is.
+IMAGE = re.compile(r'(<img src=")([^":]+)')
 CODE = re.compile(r'^```.*?^```', re.DOTALL | re.MULTILINE)
+
+
+HTML = 'index.html'
 
 
 class Part(NamedTuple):
@@ -145,6 +153,29 @@ def _reference_text(name: str, parts: List[Part]) -> str:
     return '\n'.join(lines)
 
 
+def notebook_text(notebook: Dict[str, Any], name: str) -> str:
+    """Return a notebook, with what its cells gave, as a page."""
+    parts: List[str] = []
+    for cell in notebook['cells']:
+        source = ''.join(cell['source'])
+        if cell['cell_type'] != 'code':
+            parts.append(source)
+            continue
+        parts.append(f'```python\n{source}\n```')
+        for output in cell['outputs']:
+            data = output.get('data', {'text/plain': output.get('text', '')})
+            data = {kind: ''.join(lines) for kind, lines in data.items()}
+            if 'image/png' in data:
+                picture = data['image/png'].replace('\n', '')
+                parts.append(f'![Output](data:image/png;base64,{picture})')
+            elif 'text/markdown' in data:
+                parts.append(data['text/markdown'])
+            else:
+                parts.append(f'```text\n{data["text/plain"].rstrip()}\n```')
+    parts.append(f'[The notebook as a file]({name})')
+    return '\n\n'.join(parts) + '\n'
+
+
 def _site_place(path: str) -> str:
     """Return where a file of the repository is in the site."""
     if path in PAGES:
@@ -180,6 +211,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, (_, parts) in reference_pages().items():
         text = _reference_text(name, parts)
         files.append(File.generated(config, f'reference/{name}.md', content=text))
+    for path in sorted((ROOT / 'docs' / 'notebooks').glob('*.ipynb')):
+        text = notebook_text(json.loads(path.read_text(encoding='utf-8')), path.name)
+        place = f'notebooks/{path.stem}.md'
+        files.append(File.generated(config, place, content=text))
     for page in list(files.documentation_pages()):
         source = _repository_place(page.src_uri)
         if not (ROOT / source).is_file():
@@ -202,18 +237,28 @@ def on_page_markdown(
     source = _repository_place(page.file.src_uri)
     here = posixpath.dirname(page.file.src_uri)
 
-    def turned(match: 're.Match[str]') -> str:
-        path = posixpath.normpath(
-            posixpath.join(posixpath.dirname(source), match.group(2))
+    def place_of(link: str) -> str:
+        return _site_place(
+            posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
         )
-        return match.group(1) + posixpath.relpath(_site_place(path), here or '.')
+
+    def turned(text: str) -> str:
+        for pattern, start in ((LINK, here), (IMAGE, page.file.dest_uri[: -len(HTML)])):
+            text = pattern.sub(
+                lambda match, start=start: (
+                    match.group(1)
+                    + posixpath.relpath(place_of(match.group(2)), start or '.')
+                ),
+                text,
+            )
+        return text
 
     parts: List[str] = []
     end = 0
     for code in CODE.finditer(markdown):
-        parts += [LINK.sub(turned, markdown[end : code.start()]), code.group()]
+        parts += [turned(markdown[end : code.start()]), code.group()]
         end = code.end()
-    return ''.join([*parts, LINK.sub(turned, markdown[end:])])
+    return ''.join([*parts, turned(markdown[end:])])
 
 
 def on_env(env: Any, config: MkDocsConfig, files: Files) -> Any:
