@@ -1,21 +1,29 @@
 # Every target first makes the environment if it is missing or outdated: .venv,
 # or the folder in FRSKD_VENV. PYTHON picks the interpreter, a Python 3.11.
+# STACK=classic takes the classic libraries instead of the maintained ones, in
+# .venv-classic: make test STACK=classic
 # ARGS are handed on: make test ARGS='tests/test_utils -x'
 
-IN_ENV = bash tools/env.sh
+STACK ?= maintained
+IN_ENV = STACK=$(STACK) bash tools/env.sh
 
-.PHONY: help demo test coverage lint format types docs env
+.PHONY: help demo demo-all test coverage lint format types docs env
 help:
-	@echo 'make demo    train on bundled data, show the gain and pictures'
-	@echo 'make test    run the tests'
+	@echo 'make demo      train a classifier on bundled data, show the gain and pictures'
+	@echo 'make demo-all  the same for classification, segmentation and detection'
+	@echo 'make test      run the tests'
 	@echo 'make coverage  run them, and report the lines that none of them runs'
-	@echo 'make lint    check style and spelling'
-	@echo 'make format  mend what ruff can mend'
-	@echo 'make types   check the types with mypy'
-	@echo 'make docs    build the site of the documentation in build/site'
-	@echo 'make env     only make the environment'
+	@echo 'make lint      check style and spelling'
+	@echo 'make format    mend what ruff can mend'
+	@echo 'make types     check the types with mypy'
+	@echo 'make docs      build the site of the documentation in build/site'
+	@echo 'make env       only make the environment'
 
+# Classifiers need no operators of mmcv, so nothing has to be compiled.
 demo:
+	@OPERATORS=0 $(IN_ENV) python tools/demo.py --task cls $(ARGS)
+
+demo-all:
 	@$(IN_ENV) python tools/demo.py $(ARGS)
 
 # Processes with one thread each, the tests of a file in one of them.

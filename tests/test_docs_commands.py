@@ -39,7 +39,7 @@ SHELL = [
 WITH_COMMANDS = sorted({block.page for block in SHELL})
 #: What a comparison wrote is shown as it wrote it.
 WRITTEN_BY_TOOLS = 'report.md'
-TARGETS = set(re.findall(r'^([a-z]+):', (REPO / 'Makefile').read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r'^([a-z-]+):', (REPO / 'Makefile').read_text(), re.MULTILINE))
 
 
 class Parsed(BaseException):

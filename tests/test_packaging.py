@@ -75,13 +75,23 @@ def test_the_model_index_can_be_read_as_mmengine_does(repo):
             assert (repo / model['Config']).is_file()
 
 
-def test_the_constraints_repeat_the_pins(repo):
-    constraints = (repo / 'requirements/constraints.txt').read_text().splitlines()
-    for name in ('build', 'demo', 'lint', 'maintained', 'pretrained', 'test'):
+@pytest.mark.parametrize(
+    ('constraints', 'names'),
+    [
+        ('constraints', ('build', 'demo', 'lint', 'maintained', 'pretrained', 'test')),
+        (
+            'classic-constraints',
+            ('classic-build', 'demo', 'lint', 'classic', 'pretrained', 'classic-test'),
+        ),
+    ],
+)
+def test_the_constraints_repeat_the_pins(repo, constraints, names):
+    lines = (repo / f'requirements/{constraints}.txt').read_text().splitlines()
+    for name in names:
         text = (repo / f'requirements/{name}.txt').read_text()
         for pin in re.findall(r'^\S+==\S+', text, flags=re.MULTILINE):
             if pin.partition('==')[0] not in ('pip', 'setuptools', 'wheel'):
-                assert pin.replace('pre-commit', 'pre_commit') in constraints
+                assert pin.replace('pre-commit', 'pre_commit') in lines
 
 
 def test_the_citation_has_the_version_and_the_paper(repo):

@@ -12,6 +12,7 @@ from frskd_mm.lab.demo import (
     TASKS,
     demo_epochs,
     limit_threads,
+    require_task,
     results_table,
     run_demo,
 )
@@ -52,8 +53,10 @@ def main() -> None:
     """Train, then print the table and where the pictures are."""
     args = parse_args()
     require_packages('The demo', sklearn='scikit-learn', matplotlib='matplotlib')
-    limit_threads()
     names = list(TASKS) if args.task == 'all' else [args.task]
+    for name in names:
+        require_task(TASKS[name])
+    limit_threads()
     results = []
     for name in names:
         task = TASKS[name]
@@ -82,6 +85,8 @@ def main() -> None:
         'student is deployed, at the cost of the plain one.'
     )
     print('', table, '', note, '', 'Pictures:', *pictures, sep='\n')
+    if names == ['cls']:
+        print('\nThe same for segmentation and detection: make demo-all')
 
 
 if __name__ == '__main__':

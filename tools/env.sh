@@ -5,16 +5,32 @@
 #     bash tools/env.sh [COMMAND ...]
 #
 # Settings, all optional, are environment variables:
+#     STACK         maintained or classic, the family of libraries (maintained)
+#     OPERATORS=0   only what classification needs, without mmcv's compiled
+#                   operators; an environment that has them serves as well
 #     PYTHON        the interpreter, a Python 3.11 (python3.11, then python3)
-#     FRSKD_VENV    folder of the environment (.venv in the checkout)
+#     FRSKD_VENV    folder of the environment (.venv or .venv-classic here)
+#     TORCH_INDEX   where wheels of torch for the CPU alone are looked for on
+#                   machines without a GPU, beside pip's own indexes (PyTorch's)
 #     FORCE_CUDA=1  compile mmcv's CUDA operators although no GPU is seen
 #     MAX_JOBS      compilers to run at once (one a core)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=${FRSKD_VENV:-$root/.venv}
+stack=${STACK:-maintained}
+folder=$root/requirements
+case $stack in
+    maintained) venv=$root/.venv prefix='' ;;
+    classic) venv=$root/.venv-classic prefix=classic- ;;
+    *)
+        printf 'error: STACK=%s is neither maintained nor classic.\n' "$stack" >&2
+        exit 1
+        ;;
+esac
+venv=${FRSKD_VENV:-$venv}
 python=$venv/bin/python
-libraries=$(grep '^onedl' "$root/requirements/maintained.txt")
+# torch and numpy come with the build tools, before the libraries.
+libraries=$(grep -vE '^(#|$|torch|numpy)' "$folder/$stack.txt")
 mmcv=$(grep mmcv <<<"$libraries")
 again='Then run the same command again: it goes on where it stopped.'
 
@@ -43,10 +59,15 @@ choose_interpreter() {
         'Or name one that you have: make PYTHON=/path/to/python3.11 ...'
 }
 
-# What the environment is made from.
-wanted_state() {
+# What the environment is made from: with the operators or without (1 or 0) ...
+wanted_state() { # OPERATORS
+    echo "$stack, operators: $1"
     version_of "$interpreter"
-    cat "$root"/requirements/*.txt | cksum
+    cat "$folder"/*.txt | cksum
+}
+
+is_made() { # OPERATORS
+    [ -x "$python" ] && [ "$(cat "$state" 2>/dev/null)" = "$(wanted_state "$1")" ]
 }
 
 make_venv() {
@@ -65,10 +86,31 @@ install() { # WHAT PIP_ARGUMENTS ...
     local what=$1
     shift
     "$python" -m pip --disable-pip-version-check install \
-        --constraint "$root/requirements/constraints.txt" "$@" >&2 ||
+        --constraint "$folder/${prefix}constraints.txt" "$@" >&2 ||
         fail "$what could not be installed; pip says above why." \
             'No connection or a time-out: check the network, or name a mirror in' \
             'PIP_INDEX_URL. No space left: about 10 GB are needed.' "$again"
+}
+
+has_gpu() { [ -e /dev/nvidia0 ] || [ -e /dev/dxg ] || [ "${FORCE_CUDA:-}" = 1 ]; }
+
+# For Linux on Intel and AMD, PyPI's wheels of torch carry CUDA: 4 GB with what they
+# need. Those for the CPU alone are a twentieth of it, where an index has them.
+install_torch() {
+    local pins index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
+    pins=$(grep '^torch' "$folder/${prefix}build.txt")
+    if [ "$(uname -sm)" = 'Linux x86_64' ] && ! has_gpu &&
+        ! "$python" -c 'import torch, torchvision' 2>/dev/null; then
+        say 'No GPU was found: looking for torch without CUDA'
+        if "$python" -m pip --disable-pip-version-check --retries 0 --timeout 20 \
+            install --no-deps --extra-index-url "$index" $(sed 's/$/+cpu/' <<<"$pins") \
+            2>/dev/null >&2; then
+            return
+        fi
+        say 'pip finds none, so it downloads the one with CUDA and its libraries, 4 GB.' \
+            'TORCH_INDEX names an index that has wheels for the CPU.'
+    fi
+    install 'torch' $pins
 }
 
 # Whether mmcv's CUDA operators can be compiled, and the reason in a few words.
@@ -110,13 +152,14 @@ install_mmcv() {
         export FORCE_CUDA=1
         kind='CPU and the GPU'
         # A wheel that pip kept or finds elsewhere may be one for the CPU alone.
-        options=(--no-cache-dir --no-binary "${mmcv%%==*}")
+        options=("${build_anew[@]}")
     else
         unset FORCE_CUDA
         export CUDA_VISIBLE_DEVICES=-1 # a visible GPU makes the build ask for nvcc
+        ! has_mmcv || ! check_operators >/dev/null 2>&1 || return 0
         say "Looking for a prebuilt wheel of $mmcv"
         if "$python" -m pip --disable-pip-version-check install --no-deps \
-            --only-binary "${mmcv%%==*}" "$mmcv" >/dev/null 2>&1 &&
+            --force-reinstall --only-binary "${mmcv%%==*}" "$mmcv" >/dev/null 2>&1 &&
             check_operators >/dev/null 2>&1; then
             return
         fi
@@ -125,15 +168,40 @@ install_mmcv() {
     say "$reason." "Compiling mmcv's operators for the $kind, $MAX_JOBS file(s) at a" \
         'time. On 2 cores it takes about 14 minutes for the CPU, and longer for a GPU.' \
         "Started at $(date +%H:%M)."
-    "$python" -m pip --disable-pip-version-check --verbose install --no-deps \
-        --force-reinstall --no-build-isolation "${options[@]}" "$mmcv" 2>&1 |
-        tee "$venv/mmcv-build.log" | show_progress ||
-        fail "mmcv could not be built; the whole log is $venv/mmcv-build.log" \
-            "$(build_advice)" "$again"
+    compile_mmcv "${options[@]}"
+    if ! check_operators >/dev/null 2>&1 && ! grep -q 'Building wheel' "$log"; then
+        say 'pip took up what it had built for another torch or without the operators.' \
+            'Compiling anew.'
+        compile_mmcv "${build_anew[@]}"
+    fi
     check_operators >/dev/null ||
         fail 'mmcv was installed, but its operators cannot be loaded (see above).' \
-            'pip may have taken up again what it built for another torch. Remove that:' \
-            "$python -m pip cache remove '${mmcv%%==*}'" "$again"
+            "The whole log of its compilation is $log" "$again"
+}
+
+# One copy of mmcv replaces another of the same name in the same folder.
+compile_mmcv() { # PIP_OPTIONS ...
+    "$python" -m pip --disable-pip-version-check --verbose install --no-deps \
+        --force-reinstall --no-build-isolation "$@" "$mmcv" 2>&1 |
+        tee "$log" | show_progress ||
+        fail "mmcv could not be built; the whole log is $log" "$(build_advice)" "$again"
+}
+
+has_mmcv() {
+    "$python" - "$mmcv" 2>/dev/null <<'PYTHON'
+import sys
+from importlib.metadata import version
+
+name, _, wanted = sys.argv[1].partition('==')
+sys.exit(version(name) != wanted)
+PYTHON
+}
+
+# Where torch cannot be seen mmcv is built without its operators, in seconds. pip
+# must not keep that wheel, or would take it up where the operators are needed.
+install_mmcv_without_operators() {
+    ! has_mmcv || return 0
+    install 'mmcv' --no-deps --no-cache-dir "$mmcv"
 }
 
 # The compilers' command lines are long: show ninja's [done/all] and the errors.
@@ -149,7 +217,7 @@ build_advice() {
         echo 'There is no C++ compiler. Debian and Ubuntu: apt install build-essential'
     elif [ ! -e "$include/Python.h" ]; then
         echo "There is no $include/Python.h. Debian and Ubuntu: apt install python3.11-dev"
-    elif grep -q 'Killed' "$venv/mmcv-build.log"; then
+    elif grep -q 'Killed' "$log"; then
         echo 'A compiler was killed, most likely for want of memory: set MAX_JOBS=1.'
     else
         echo 'If a compiler failed: C++17 is needed (GCC 9 or newer). If the download' \
@@ -157,15 +225,20 @@ build_advice() {
     fi
 }
 
-make_environment() {
+make_base() {
     make_venv
-    rm -f "$venv/frskd_mm.state"
-    say 'Installing torch and the build tools (a download of 3 GB)'
-    install 'torch' -r "$root/requirements/build.txt"
+    rm -f "$state"
+    say 'Installing torch and the build tools'
+    install_torch
+    install 'The build tools' -r "$folder/${prefix}build.txt"
+}
+
+make_full() {
+    make_base
     say 'Installing the OpenMMLab libraries and the tools for tests'
     install 'The OpenMMLab libraries' --no-build-isolation \
         $(grep -v mmcv <<<"$libraries") \
-        -r "$root/requirements/test.txt" -r "$root/requirements/lint.txt"
+        -r "$folder/${prefix}test.txt" -r "$folder/lint.txt"
     # Both builds of OpenCV are asked for. The last one wins, and must be the one
     # without windows: the other needs libGL, which servers and containers lack.
     install 'OpenCV' --no-deps --force-reinstall opencv-python-headless
@@ -177,7 +250,17 @@ make_environment() {
     fi
 }
 
-has_cuda_operators() { [ "$(cat "$venv/mmcv.cuda")" != 'not available' ]; }
+make_light() {
+    export PIP_NO_COMPILE=1 # only what is imported is, and then
+    make_base
+    say 'Installing what classification needs'
+    install 'The OpenMMLab libraries' --no-build-isolation \
+        $(grep -E 'mmengine|mmpretrain' <<<"$libraries") \
+        -r "$folder/demo.txt" opencv-python-headless
+    install_mmcv_without_operators
+}
+
+has_cuda_operators() { [ "$(cat "$venv/mmcv.cuda" 2>/dev/null)" != 'not available' ]; }
 
 # Checkouts may share an environment, so the package is linked to the one at hand.
 link_package() {
@@ -186,15 +269,23 @@ link_package() {
     echo "$root" >"$venv/frskd_mm.checkout"
 }
 
+state=$venv/frskd_mm.state
+log=$venv/mmcv-build.log
+build_anew=(--no-cache-dir --no-binary "${mmcv%%==*}")
+
 choose_interpreter
-if [ -x "$python" ] &&
-    [ "$(cat "$venv/frskd_mm.state" 2>/dev/null)" = "$(wanted_state)" ]; then
-    link_package
+if [ "${OPERATORS:-1}" = 0 ] && ! is_made 1; then
+    operators=0 make=make_light
 else
-    make_environment
+    operators=1 make=make_full
+fi
+if ! is_made "$operators"; then
+    "$make"
     link_package
-    wanted_state >"$venv/frskd_mm.state"
+    wanted_state "$operators" >"$state"
     say "The environment is ready: $venv"
+else
+    link_package
 fi
 has_cuda_operators || export CUDA_VISIBLE_DEVICES=-1
 if [ $# -gt 0 ]; then

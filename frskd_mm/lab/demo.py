@@ -11,6 +11,12 @@ from mmengine.runner import Runner
 
 from frskd_mm.engine.config import configure_run, load_config
 from frskd_mm.engine.runs import train
+from frskd_mm.utils.environment import (
+    has_host,
+    has_operators,
+    missing_host,
+    rebuild_command,
+)
 
 from .statistics import mean_std
 from .tables import markdown_table
@@ -22,6 +28,7 @@ from .visualization.learning_curves import (
 )
 
 NUM_PICTURES = 4
+MAKE_ALL = 'In a checkout, make demo-all does so.'
 
 
 class DemoTask(NamedTuple):
@@ -37,6 +44,8 @@ class DemoTask(NamedTuple):
     scale: float
     #: How many seeds fit into the demo's time.
     num_seeds: int
+    #: The library that its models come from.
+    host: str
     #: Rough time of training both, per seed and epoch, on two CPU cores.
     seconds: float
 
@@ -50,6 +59,7 @@ TASKS: Dict[str, DemoTask] = {
         metric_label='test accuracy (%)',
         scale=1.0,
         num_seeds=3,
+        host='mmpretrain',
         seconds=1.6,
     ),
     'seg': DemoTask(
@@ -60,6 +70,7 @@ TASKS: Dict[str, DemoTask] = {
         metric_label='test mIoU (%)',
         scale=1.0,
         num_seeds=1,
+        host='mmseg',
         seconds=3.3,
     ),
     'det': DemoTask(
@@ -70,6 +81,7 @@ TASKS: Dict[str, DemoTask] = {
         metric_label='test box AP (%)',
         scale=100.0,
         num_seeds=1,
+        host='mmdet',
         seconds=3.3,
     ),
 }
@@ -83,6 +95,25 @@ class DemoResult(NamedTuple):
     plain: List[float]
     frskd: List[float]
     self_teacher: List[float]
+
+
+def require_task(task: DemoTask) -> None:
+    """Raise before any training if what the task needs is not installed.
+
+    Args:
+        task: What to train.
+
+    Raises:
+        ImportError: If its host library is missing, or needs mmcv's operators and
+            these are missing.
+    """
+    if not has_host(task.host):
+        raise ImportError(f'{missing_host(task.host, task.name)}. {MAKE_ALL}')
+    if task.host != 'mmpretrain' and not has_operators():
+        raise ImportError(
+            f'{task.name} needs the operators of mmcv, which was installed without '
+            f'them. Build it anew: {rebuild_command()}. {MAKE_ALL}'
+        )
 
 
 def demo_config(

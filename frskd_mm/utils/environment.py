@@ -53,6 +53,13 @@ def has_host(host: str) -> bool:
     return find_spec(host) is not None
 
 
+def has_operators() -> bool:
+    """Whether mmcv is installed with its compiled operators."""
+    mmcv = find_spec('mmcv')
+    folders = (mmcv.submodule_search_locations if mmcv else None) or ()
+    return any(glob(osp.join(glob_escape(folder), '_ext.*')) for folder in folders)
+
+
 def install_command(name: str) -> str:
     """Return the pip line that installs the tested version of ``name``."""
     distribution, tested, _ = package_family()[name]
@@ -113,16 +120,12 @@ def check_environment() -> None:
             'None of the host libraries is installed. Install what you need: '
             + '; '.join(install_command(host) for host in HOSTS)
         )
-    mmcv = find_spec('mmcv')
-    if mmcv is None:
+    if find_spec('mmcv') is None:
         _warn(
             'mmcv is not installed; the host libraries need it. Install it with: '
             f'{install_command("mmcv")}'
         )
-    elif not any(
-        glob(osp.join(glob_escape(folder), '_ext.*'))
-        for folder in mmcv.submodule_search_locations or ()
-    ):
+    elif not has_operators() and (has_host('mmseg') or has_host('mmdet')):
         _warn(
             'mmcv was installed without its compiled operators, as happens when pip '
             'builds it in isolation; mmseg and mmdet cannot be imported then. Build '

@@ -16,6 +16,7 @@ from frskd_mm.lab.demo import (
     TASKS,
     DemoResult,
     demo_config,
+    require_task,
     results_table,
     run_demo,
 )
@@ -226,6 +227,42 @@ def test_missing_packages_are_named_together():
     require_packages('The demo', numpy='numpy')
     with pytest.raises(ImportError, match='The demo needs a-b c-d, .* install a-b c-d'):
         require_packages('The demo', no_such_a='a-b', numpy='numpy', no_such_c='c-d')
+
+
+def test_a_task_without_its_library_is_refused_before_any_training(monkeypatch):
+    for task in TASKS.values():
+        require_task(task)
+    monkeypatch.setattr('frskd_mm.lab.demo.has_operators', lambda: False)
+    require_task(TASKS['cls'])
+    for name in ('seg', 'det'):
+        with pytest.raises(ImportError, match='operators of mmcv(?s:.*)make demo-all'):
+            require_task(TASKS[name])
+    monkeypatch.setattr('frskd_mm.lab.demo.has_host', lambda host: False)
+    for task in TASKS.values():
+        with pytest.raises(ImportError, match=f'needs {task.host}.*pip install.*make'):
+            require_task(task)
+
+
+def test_classification_needs_no_operators_and_no_other_library(repo, tmp_path):
+    """What ``make demo`` has on a fresh machine, where nothing was compiled."""
+    (tmp_path / 'demo.py').write_text(
+        'import sys\n'
+        'sys.modules.update({"mmcv._ext": None, "mmseg": None, "mmdet": None})\n'
+        f'sys.path.insert(0, {str(repo)!r})\n'
+        f'sys.argv[0] = {str(repo / "tools/demo.py")!r}\n'
+        'import runpy\n'
+        'runpy.run_path(sys.argv[0], run_name="__main__")\n'
+    )
+    options = ['--task', 'cls', '--seeds', '0', '--epochs', '1', '--work-dir', 'out']
+    done = subprocess.run(
+        [sys.executable, 'demo.py', *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'make demo-all' in done.stdout
+    assert (tmp_path / 'out/cls/learning_curves.png').is_file()
 
 
 def test_command_line_lists_its_options(repo):

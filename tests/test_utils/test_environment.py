@@ -152,6 +152,16 @@ def test_an_mmcv_without_operators_is_named(installed, tmp_path):
         check_environment()
 
 
+def test_classification_alone_needs_no_operators(installed, tmp_path):
+    versions = first_versions(MAINTAINED)
+    del versions['onedl-mmsegmentation'], versions['onedl-mmdetection']
+    installed(versions)
+    tmp_path.joinpath('_ext.so').unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        check_environment()
+
+
 def test_this_environment_has_mmcv_with_operators():
     with warnings.catch_warnings():
         warnings.filterwarnings('error', message='mmcv')
