@@ -57,3 +57,13 @@ def test_it_compares_draws_and_exports(executed):
     said = notebook.cells[-1].outputs[-1]['text']
     alone, trained = [int(n.replace(',', '')) for n in re.findall(r'[\d,]{4,}', said)]
     assert alone < trained
+
+
+def test_what_is_shown_was_executed_in_order():
+    nbformat = pytest.importorskip('nbformat')
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    counts = [c.execution_count for c in notebook.cells if c.cell_type == 'code']
+    assert counts == list(range(1, len(counts) + 1))
+    shown = NOTEBOOK.read_text()
+    for place in (str(REPO), '/home/', '/root/', '/tmp/', '/work/'):
+        assert place not in shown

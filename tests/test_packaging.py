@@ -99,3 +99,9 @@ def test_the_citation_has_the_version_and_the_paper(repo):
     assert citation['version'] == __version__
     assert citation['preferred-citation']['title'].startswith('Refine Myself by Teach')
     assert citation['preferred-citation']['year'] == 2021
+
+
+def test_the_newest_section_of_the_changelog_is_the_versions(repo):
+    sections = re.findall(r'^## (.*)$', (repo / 'CHANGELOG.md').read_text(), re.M)
+    newest = next(s for s in sections if not s.startswith('Unreleased'))
+    assert re.fullmatch(rf'{re.escape(__version__)} \(\d{{4}}-\d\d-\d\d\)', newest)
