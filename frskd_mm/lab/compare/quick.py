@@ -124,10 +124,9 @@ def describe_trial(
         raise ValueError(
             'No run of the plain student has finished: nothing to compare.'
         )
-    hours = _hours(plain, part)
     lines = [
         f'After {part:.0%} of the schedule, {len(plain)} seeds, by {quality.label}; '
-        f'a whole plain training takes about {hours:.2g} h here.'
+        f'a whole plain training takes about {_whole_time(plain, part)} here.'
     ]
     methods = list(dict.fromkeys(run.method for run in runs if run.method != PLAIN))
     for method in methods:
@@ -165,13 +164,14 @@ def _verdict(
     else:
         verdict = 'not told apart from the plain student'
     interval = f'[{low:+.1f}, {high:+.1f}]' if half == half else '[one seed: none]'
-    hours = f'{_hours(own, part):.2g} h'
-    return f'  {method}: {mean:+.1f} {interval}, {verdict}; about {hours}'
+    time = _whole_time(own, part)
+    return f'  {method}: {mean:+.1f} {interval}, {verdict}; about {time}'
 
 
-def _hours(runs: Dict[int, dict], part: float) -> float:
+def _whole_time(runs: Dict[int, dict], part: float) -> str:
     seconds = [run['step_seconds'] * run['steps'] for run in runs.values()]
-    return sum(seconds) / len(seconds) / part / 3600
+    hours = sum(seconds) / len(seconds) / part / 3600
+    return f'{hours:.2g} h' if hours >= 1 else f'{60 * hours:.2g} min'
 
 
 def _of(results: Dict[Tuple[str, int], dict], method: str) -> Dict[int, dict]:
