@@ -13,14 +13,8 @@ from .utils.environment import check_environment, register_config_packages
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .engine import (
-        configure_run,
-        evaluate,
-        export_student,
-        load_config,
-        train,
-        wrap,
-    )
+    from .engine import configure_run, evaluate, export_student, load_config, train
+    from .engine.wrap import wrap
 
 check_environment()
 register_config_packages()

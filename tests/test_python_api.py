@@ -26,10 +26,10 @@ def test_the_functions_are_the_engine_s(name):
 
 
 def test_what_is_not_there_is_named():
-    with pytest.raises(AttributeError, match="'frskd_mm' has no attribute 'trian'"):
-        frskd_mm.trian  # noqa: B018
-    with pytest.raises(ImportError, match='trian'):
-        exec('from frskd_mm import trian')
+    with pytest.raises(AttributeError, match="'frskd_mm' has no attribute 'no_such'"):
+        frskd_mm.no_such  # noqa: B018
+    with pytest.raises(ImportError, match='no_such'):
+        exec('from frskd_mm import no_such')
 
 
 def test_importing_the_package_imports_no_host(repo):

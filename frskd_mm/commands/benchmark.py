@@ -9,6 +9,7 @@ import json
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
+from rich.console import Console
 
 from frskd_mm.engine import load_config
 from frskd_mm.lab.benchmark import (
@@ -27,6 +28,7 @@ from frskd_mm.lab.benchmark import (
     sweep_table,
 )
 from frskd_mm.lab.outputs import check_output
+from frskd_mm.utils.bar import Bar
 from frskd_mm.utils.command import CommandParser, command_line
 from frskd_mm.utils.environment import describe_environment
 from frskd_mm.utils.optional import require_packages
@@ -152,22 +154,38 @@ def run(args: argparse.Namespace) -> Tuple[Optional[str], List[Dict[str, Any]]]:
         amp=args.amp, compiled=args.compile, channels_last=args.channels_last
     )
     measurements = []
-    for value, point_arms, workload in points:
-        point_arms = configure_arms(point_arms, workload.image_size, **options)
-        times = (workload, args.steps, args.warmup)
-        found = dict(value=value, **workload._asdict())
-        found['arms'] = measure(
-            point_arms, *times, with_data=args.data, with_operators=args.profile
-        )
-        if args.inference:
-            by_name = {arm.name: arm for arm in point_arms}
-            found['inference'] = [
-                measure_inference(arm, by_name[arm.baseline], *times)
-                for arm in point_arms
-                if arm.is_distilled
-            ]
-        measurements.append(found)
+    total = (args.steps + args.warmup) * sum(len(point.arms) for point in points)
+    # To the error stream: the tables may go into a file.
+    with Bar(total, 'steps', console=Console(stderr=True)) as bar:
+        for point in points:
+            measurements.append(measure_point(args, point, options, bar))
     return kind, measurements
+
+
+def measure_point(
+    args: argparse.Namespace, point: Point, options: Dict[str, Any], bar: Bar
+) -> Dict[str, Any]:
+    """Measure all arms under one workload."""
+    value, arms, workload = point
+    where = f'batch {workload.batch_size}, {"x".join(map(str, workload.image_size))}'
+    arms = configure_arms(arms, workload.image_size, **options)
+    times = (workload, args.steps, args.warmup)
+    found = dict(value=value, **workload._asdict())
+    found['arms'] = measure(
+        arms,
+        *times,
+        with_data=args.data,
+        with_operators=args.profile,
+        after_step=lambda: bar.advance(description=where),
+    )
+    if args.inference:
+        by_name = {arm.name: arm for arm in arms}
+        found['inference'] = [
+            measure_inference(arm, by_name[arm.baseline], *times)
+            for arm in arms
+            if arm.is_distilled
+        ]
+    return found
 
 
 def main() -> None:

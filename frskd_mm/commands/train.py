@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import sys
 
 from frskd_mm.engine import configure_run, load_config, resolve_work_dir, train, wrap
+from frskd_mm.hooks import ProgressBarHook
 from frskd_mm.utils.command import CommandParser
 
 
@@ -53,14 +55,17 @@ def main() -> None:
     if args.method is not None:
         cfg = wrap(cfg, args.method)
         name = cfg.filename
-    train(
-        configure_run(
-            cfg,
-            work_dir=resolve_work_dir(cfg, name, args.work_dir),
-            launcher=args.launcher,
-            resume=args.resume,
-            amp=args.amp,
-            auto_scale_lr=args.auto_scale_lr,
-            validate=not args.no_validate,
-        )
+    cfg = configure_run(
+        cfg,
+        work_dir=resolve_work_dir(cfg, name, args.work_dir),
+        launcher=args.launcher,
+        resume=args.resume,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        validate=not args.no_validate,
     )
+    bar = ProgressBarHook()
+    try:
+        train(cfg, hooks=[bar] if sys.stdout.isatty() else [])
+    finally:
+        bar.close()

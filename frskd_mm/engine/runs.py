@@ -2,9 +2,10 @@
 
 import signal
 from types import FrameType
-from typing import Dict, Optional
+from typing import Dict, Optional, Sequence
 
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -67,13 +68,14 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
-def train(cfg: Config) -> Runner:
+def train(cfg: Config, hooks: Sequence[Hook] = ()) -> Runner:
     """Train as the config says.
 
     SIGTERM ends the run with exit code 143 and a word on how to go on.
 
     Args:
         cfg: Complete training config with ``work_dir``.
+        hooks: Hooks beside those of the config, which stays as it is.
 
     Returns:
         Runner: After training.
@@ -94,6 +96,8 @@ def train(cfg: Config) -> Runner:
         cfg.work_dir, cfg.get('launcher', 'none')
     ) as lock:
         runner = build_runner(cfg)
+        for hook in hooks:
+            runner.register_hook(hook)
         choose_checkpoint(runner, cfg)
         try:
             with explained(cfg):  # loops, data sets and optimisers are built there

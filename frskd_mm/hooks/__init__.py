@@ -6,6 +6,7 @@ from .epoch_seed_hook import EpochSeedHook
 from .exact_resume_hook import ExactResumeHook
 from .mean_log_hook import MeanLogHook
 from .non_finite_hook import NonFiniteHook
+from .progress_bar_hook import ProgressBarHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .self_teacher_metric_hook import SelfTeacherMetricHook
 
@@ -16,6 +17,7 @@ __all__ = [
     'ExactResumeHook',
     'MeanLogHook',
     'NonFiniteHook',
+    'ProgressBarHook',
     'SafeCheckpointHook',
     'SelfTeacherMetricHook',
 ]

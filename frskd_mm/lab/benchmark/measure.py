@@ -1,6 +1,6 @@
 """Timing of several training steps in turns."""
 
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +23,7 @@ def measure(
     warmup: int,
     with_data: bool = False,
     with_operators: bool = False,
+    after_step: Callable[[], None] = lambda: None,
 ) -> List[Dict[str, Any]]:
     """Measure arms under one workload.
 
@@ -33,6 +34,7 @@ def measure(
         warmup: Steps of each before them.
         with_data: Time the configs' own data loaders, too.
         with_operators: Find out in which operators the time is spent, too.
+        after_step: Called after each of the (rounds + warmup) steps of each arm.
 
     Returns:
         list[dict]: What was found, in the order of the arms, as for JSON.
@@ -46,7 +48,7 @@ def measure(
     counts = {name: count(step) for name, step in own_steps.items()}
     for step in own_steps.values():
         step.compile()
-    seconds = run_in_turns(steps, rounds, warmup)
+    seconds = run_in_turns(steps, rounds, warmup, after_step)
     results = []
     for arm in arms:
         own = seconds[arm.name]

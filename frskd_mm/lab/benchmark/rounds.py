@@ -26,7 +26,10 @@ class Spread(NamedTuple):
 
 
 def run_in_turns(
-    steps: Mapping[str, Callable[[], Seconds]], rounds: int, warmup: int
+    steps: Mapping[str, Callable[[], Seconds]],
+    rounds: int,
+    warmup: int,
+    after_step: Callable[[], None] = lambda: None,
 ) -> Dict[str, List[Seconds]]:
     """Run every step once a round, each round beginning with the next one.
 
@@ -36,6 +39,7 @@ def run_in_turns(
         steps: Functions that return their seconds, by name.
         rounds: How many are measured.
         warmup: How many before them are not.
+        after_step: Called between steps, whose time it does not take part in.
 
     Returns:
         dict[str, list[dict[str, float]]]: What they returned, round by round.
@@ -48,6 +52,7 @@ def run_in_turns(
             taken = steps[name]()
             if number >= warmup:
                 seconds[name].append(taken)
+            after_step()
     return seconds
 
 
