@@ -15,6 +15,9 @@ COMMANDS: Dict[str, str] = {
     'export': "write a training checkpoint's student for its host library",
     'compare': 'train several methods with several seeds, and report',
     'benchmark': 'measure what a training step costs',
+    'visualize': 'draw predictions and attention of student and self-teacher',
+    'describe': 'show levels, parts, terms and cost of a model',
+    'predict': 'predict images and folders with the student',
 }
 
 

@@ -4,6 +4,7 @@ from .aggregated_prediction_hook import AggregatedPredictionHook
 from .channels_last_hook import ChannelsLastHook
 from .epoch_seed_hook import EpochSeedHook
 from .exact_resume_hook import ExactResumeHook
+from .inside_hook import InsideHook
 from .mean_log_hook import MeanLogHook
 from .non_finite_hook import NonFiniteHook
 from .progress_bar_hook import ProgressBarHook
@@ -15,6 +16,7 @@ __all__ = [
     'ChannelsLastHook',
     'EpochSeedHook',
     'ExactResumeHook',
+    'InsideHook',
     'MeanLogHook',
     'NonFiniteHook',
     'ProgressBarHook',

@@ -17,10 +17,10 @@ from frskd_mm.utils.environment import (
     missing_host,
     rebuild_command,
 )
+from frskd_mm.visualization.attention_maps import attention_maps, draw_attention_maps
 
 from .statistics import mean_std
 from .tables import markdown_table
-from .visualization.attention_maps import attention_maps, draw_attention_maps
 from .visualization.learning_curves import (
     Curves,
     draw_learning_curves,

@@ -20,10 +20,6 @@ from frskd_mm.lab.demo import (
     results_table,
     run_demo,
 )
-from frskd_mm.lab.visualization.attention_maps import (
-    attention_maps,
-    draw_attention_maps,
-)
 from frskd_mm.lab.visualization.learning_curves import (
     Curves,
     draw_learning_curves,
@@ -31,6 +27,10 @@ from frskd_mm.lab.visualization.learning_curves import (
 )
 from frskd_mm.lab.visualization.reliability import draw_reliability
 from frskd_mm.utils.optional import require_packages
+from frskd_mm.visualization.attention_maps import (
+    attention_maps,
+    draw_attention_maps,
+)
 
 # A few images instead of all, with the demo's own models and recipes.
 SMALL = {

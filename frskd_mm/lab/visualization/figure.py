@@ -1,33 +1,5 @@
-"""Figures for files, without a display."""
+"""Figures for files, by the name that the lab's pictures import."""
 
-from typing import TYPE_CHECKING, Any
+from frskd_mm.visualization.figure import as_label, new_figure
 
-from frskd_mm.utils.optional import missing_package
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-def as_label(text: str) -> str:
-    """Return text that matplotlib draws as it is.
-
-    It takes what stands between two dollars for a formula, and leaves names that
-    begin with an underscore out of legends.
-    """
-    return (' ' if text.startswith('_') else '') + text.replace('$', r'\$')
-
-
-def new_figure(**kwargs: Any) -> 'Figure':
-    """Return an empty figure that touches no display and no global state.
-
-    Args:
-        **kwargs: Arguments of ``matplotlib.figure.Figure``.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing_package('matplotlib', 'Drawing') from error
-    return Figure(layout='constrained', **kwargs)
+__all__ = ['as_label', 'new_figure']

@@ -1,0 +1,1 @@
+"""Pictures of what a model does, for the commands and for training."""
