@@ -168,16 +168,18 @@ def _named_classes(cfg: Any) -> List[int]:
 def find_image_size(cfg: Config) -> Tuple[int, int]:
     """Return height and width of the config's training images.
 
-    They are read from the data preprocessor or from the last transform of the
-    training pipeline that crops or resizes.
+    They are read from the data preprocessor, from the last transform of the
+    training pipeline that crops or resizes, or else from that of the test pipeline.
 
     Raises:
-        ValueError: If neither names a size.
+        ValueError: If none names a size.
     """
     model = cfg.model.get('student', cfg.model)
     size = (model.get('data_preprocessor') or {}).get('size')
     if size is None:
         size = _pipeline_size(cfg.get('train_dataloader') or {})
+    if size is None:
+        size = _pipeline_size(cfg.get('test_dataloader') or {})
     if size is None:
         raise ValueError(
             f'{cfg.filename or "The config"} does not say how large its training '

@@ -66,6 +66,8 @@ def _enlarged(sample: Any, times: int) -> Any:
     for name in ('pred_instances', 'gt_instances'):
         if name in sample:
             field = sample.get(name)
+            if 'bboxes' not in field:  # no annotations were loaded
+                continue
             field.bboxes = _boxes(field.bboxes) * times
             masks = field.pop('masks', None)
             if isinstance(masks, torch.Tensor):
