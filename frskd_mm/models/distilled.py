@@ -205,6 +205,7 @@ def distill(
         built = MODELS.build(
             distiller, default_args=dict(student=model, student_cfg=student_cfg)
         )
+        built.check_outputs(model)
     student_class: type = type(model)
     model.__class__ = distilled_class(student_class)
     model.distiller = built

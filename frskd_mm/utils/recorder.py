@@ -1,6 +1,7 @@
 """Record what methods of a model return, without changing the model."""
 
 from collections import defaultdict
+from copy import copy
 from functools import wraps
 from typing import (
     Any,
@@ -14,7 +15,7 @@ from typing import (
     TypeVar,
 )
 
-from torch import nn
+from torch import Tensor, nn
 
 from .compiling import is_compiling
 
@@ -71,7 +72,7 @@ class Recorder:
         @wraps(method)
         def recorded(*args: Any, **kwargs: Any) -> Any:
             output = method(*args, **kwargs)
-            self.outputs[name].append(output)
+            self.outputs[name].append(as_returned(output))
             return output
 
         return recorded
@@ -122,9 +123,19 @@ class Replayer(Recorder):
         def replayed(*args: Any, **kwargs: Any) -> Any:
             output = next(self.values[name])
             self.outputs[name].append(output)
-            return output
+            return as_returned(output)
 
         return replayed
+
+
+def as_returned(output: Any) -> Any:
+    """Return what stays as it is if the other holder changes the object in place.
+
+    Grid R-CNN moves the boxes within its samples, for example. Tensors are shared.
+    """
+    if output is None or isinstance(output, (Tensor, list, tuple, dict)):
+        return output
+    return copy(output)
 
 
 def shadow(owner: object, method: str, replacement: Any) -> None:

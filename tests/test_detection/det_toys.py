@@ -360,7 +360,498 @@ _FAMILIES = {
     'dino': _dino,
 }
 FAMILIES = tuple(_FAMILIES)
-MASKS = ('mask_rcnn', 'rtmdet_ins')
+
+
+def _cascade_mask_rcnn(
+    kind: str = 'CascadeRCNN', head: str = 'CascadeRoIHead', **kwargs: Any
+) -> dict:
+    cfg = _cascade_rcnn()
+    mask_head = _faster_rcnn(mask=True)['roi_head']['mask_head']
+    cfg['type'] = kind
+    cfg['roi_head'].update(
+        type=head,
+        mask_roi_extractor=_roi_extractor(6),
+        mask_head=[deepcopy(mask_head) for _ in range(2)],
+        **kwargs,
+    )
+    for stage in cfg['train_cfg']['rcnn']:
+        stage['mask_size'] = 12
+    return cfg
+
+
+def _htc() -> dict:
+    cfg = _cascade_mask_rcnn(
+        'HybridTaskCascade',
+        'HybridTaskCascadeRoIHead',
+        interleaved=True,
+        mask_info_flow=True,
+    )
+    first, second = cfg['roi_head']['mask_head']
+    first.update(type='HTCMaskHead', with_conv_res=False)
+    second.update(type='HTCMaskHead')
+    return cfg
+
+
+def _scnet() -> dict:
+    cfg = _cascade_mask_rcnn('SCNet', 'SCNetRoIHead')
+    roi_head = cfg['roi_head']
+    for stage in roi_head['bbox_head']:
+        stage['type'] = 'SCNetBBoxHead'
+        stage.update(num_shared_fcs=2)
+    roi_head['mask_head'] = dict(
+        roi_head['mask_head'][0], type='SCNetMaskHead', num_convs=2
+    )
+    return cfg
+
+
+def _pisa() -> dict:
+    cfg = _faster_rcnn(mask=True)
+    cfg['roi_head']['type'] = 'PISARoIHead'
+    cfg['train_cfg']['rcnn'].update(
+        sampler=dict(_sampler(16, 0.5, True), type='ScoreHLRSampler', k=0.5, bias=0.0),
+        isr=dict(k=2, bias=0),
+        carl=dict(k=1, bias=0.2),
+    )
+    return cfg
+
+
+def _ohem() -> dict:
+    cfg = _cascade_rcnn()
+    for stage in cfg['train_cfg']['rcnn']:
+        stage['sampler']['type'] = 'OHEMSampler'
+    return cfg
+
+
+def _seesaw() -> dict:
+    cfg = _faster_rcnn()
+    cfg['roi_head']['bbox_head']['loss_cls'] = dict(
+        type='SeesawLoss', p=0.8, q=2.0, num_classes=NUM_CLASSES, loss_weight=1.0
+    )
+    return cfg
+
+
+def _custom_sigmoid() -> dict:
+    cfg = _faster_rcnn()
+    cfg['roi_head']['bbox_head']['loss_cls'] = dict(
+        type='CrossEntropyCustomLoss', use_sigmoid=True, num_classes=NUM_CLASSES
+    )
+    return cfg
+
+
+def _sabl() -> dict:
+    cfg = _faster_rcnn()
+    cfg['roi_head']['bbox_head'] = dict(
+        type='SABLHead',
+        num_classes=NUM_CLASSES,
+        cls_in_channels=16,
+        reg_in_channels=16,
+        roi_feat_size=3,
+        reg_offset_out_channels=16,
+        reg_cls_out_channels=16,
+        num_reg_fcs=1,
+        reg_feat_up_ratio=2,
+        num_cls_fcs=1,
+        cls_out_channels=16,
+        bbox_coder=dict(type='BucketingBBoxCoder', num_buckets=6, scale_factor=1.7),
+    )
+    return cfg
+
+
+def _mask_scoring() -> dict:
+    cfg = _faster_rcnn(mask=True)
+    cfg['type'] = 'MaskScoringRCNN'
+    cfg['roi_head'].update(
+        type='MaskScoringRoIHead',
+        mask_iou_head=dict(
+            type='MaskIoUHead',
+            num_convs=1,
+            num_fcs=1,
+            roi_feat_size=6,
+            in_channels=16,
+            conv_out_channels=8,
+            fc_out_channels=16,
+            num_classes=NUM_CLASSES,
+        ),
+    )
+    cfg['train_cfg']['rcnn']['mask_thr_binary'] = 0.5
+    return cfg
+
+
+def _grid() -> dict:
+    cfg = _faster_rcnn()
+    cfg['type'] = 'GridRCNN'
+    cfg['roi_head'].update(
+        type='GridRoIHead',
+        grid_roi_extractor=_roi_extractor(14),
+        grid_head=dict(
+            type='GridHead',
+            grid_points=9,
+            num_convs=1,
+            in_channels=16,
+            point_feat_channels=4,
+            norm_cfg=dict(type='GN', num_groups=4),
+        ),
+    )
+    cfg['roi_head']['bbox_head']['with_reg'] = False
+    cfg['train_cfg']['rcnn'].update(pos_radius=1, max_num_grid=192)
+    return cfg
+
+
+def _crowddet() -> dict:
+    cfg = _faster_rcnn()
+    cfg['type'] = 'CrowdDet'
+    cfg['roi_head'].update(
+        type='MultiInstanceRoIHead',
+        bbox_head=dict(
+            type='MultiInstanceBBoxHead',
+            with_refine=False,
+            num_shared_fcs=2,
+            in_channels=16,
+            fc_out_channels=32,
+            roi_feat_size=3,
+            num_classes=1,
+            bbox_coder=_DELTAS,
+        ),
+    )
+    cfg['train_cfg']['rcnn'].update(
+        assigner=dict(type='MultiInstanceAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5),
+        sampler=dict(_sampler(16, 0.5, False), type='MultiInsRandomSampler'),
+    )
+    return cfg
+
+
+def _sparse_rcnn(mask: bool = False) -> dict:
+    box_head = dict(
+        type='DIIHead',
+        num_classes=NUM_CLASSES,
+        num_ffn_fcs=2,
+        num_heads=2,
+        num_cls_fcs=1,
+        num_reg_fcs=1,
+        feedforward_channels=16,
+        in_channels=16,
+        dropout=0.0,
+        dynamic_conv_cfg=dict(
+            type='DynamicConv',
+            in_channels=16,
+            feat_channels=8,
+            out_channels=16,
+            input_feat_shape=3,
+        ),
+        loss_bbox=dict(type='L1Loss', loss_weight=5.0),
+        loss_iou=dict(type='GIoULoss', loss_weight=2.0),
+        loss_cls=dict(_FOCAL, loss_weight=2.0),
+        bbox_coder=dict(_DELTAS, clip_border=False, target_stds=[0.5, 0.5, 1.0, 1.0]),
+    )
+    roi_head = dict(
+        type='SparseRoIHead',
+        num_stages=2,
+        stage_loss_weights=[1, 1],
+        proposal_feature_channel=16,
+        bbox_roi_extractor=_roi_extractor(3),
+        bbox_head=[box_head] * 2,
+    )
+    if mask:
+        mask_head = dict(
+            type='DynamicMaskHead',
+            dynamic_conv_cfg=dict(
+                type='DynamicConv',
+                in_channels=16,
+                feat_channels=8,
+                out_channels=16,
+                input_feat_shape=6,
+                with_proj=False,
+            ),
+            num_convs=1,
+            roi_feat_size=6,
+            in_channels=16,
+            conv_out_channels=16,
+            num_classes=NUM_CLASSES,
+            loss_mask=dict(type='DiceLoss', use_sigmoid=True, activate=True, eps=1e-5),
+        )
+        roi_head.update(mask_roi_extractor=_roi_extractor(6), mask_head=[mask_head] * 2)
+    costs = [
+        dict(type='FocalLossCost', weight=2.0),
+        dict(type='BBoxL1Cost', weight=5.0, box_format='xyxy'),
+        dict(type='IoUCost', iou_mode='giou', weight=2.0),
+    ]
+    stage = dict(
+        assigner=dict(type='HungarianAssigner', match_costs=costs),
+        sampler=dict(type='PseudoSampler'),
+        pos_weight=1,
+        mask_size=12,
+    )
+    return dict(
+        type='QueryInst' if mask else 'SparseRCNN',
+        rpn_head=dict(
+            type='EmbeddingRPNHead', num_proposals=8, proposal_feature_channel=16
+        ),
+        roi_head=roi_head,
+        train_cfg=dict(rpn=None, rcnn=[stage] * 2),
+        test_cfg=dict(rpn=None, rcnn=dict(max_per_img=10, mask_thr_binary=0.5)),
+    )
+
+
+def mask_head(kind: str = 'Mask2FormerHead') -> dict:
+    """Config of a tiny head that classifies masks, of mmdet."""
+    attention = dict(embed_dims=16, num_heads=2, dropout=0.0, batch_first=True)
+    ffn = dict(
+        embed_dims=16,
+        feedforward_channels=16,
+        num_fcs=2,
+        ffn_drop=0.0,
+        act_cfg=dict(type='ReLU', inplace=True),
+    )
+    encoding = dict(num_feats=8, normalize=True)
+    new = kind == 'Mask2FormerHead'
+    scales = dict(num_levels=3, num_points=4) if new else {}
+    decoder = dict(
+        type='MSDeformAttnPixelDecoder' if new else 'TransformerEncoderPixelDecoder',
+        norm_cfg=GN,
+        act_cfg=dict(type='ReLU'),
+        encoder=dict(
+            num_layers=1,
+            layer_cfg=dict(self_attn_cfg={**attention, **scales}, ffn_cfg=ffn),
+        ),
+        positional_encoding=encoding,
+    )
+    layer = dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=ffn)
+    head = dict(
+        type=kind,
+        in_channels=[8, 16, 32, 64],
+        strides=[4, 8, 16, 32],
+        feat_channels=16,
+        out_channels=16,
+        num_queries=6,
+        pixel_decoder=decoder,
+        enforce_decoder_input_project=False,
+        positional_encoding=encoding,
+        transformer_decoder=dict(
+            num_layers=2,
+            layer_cfg=layer,
+            return_intermediate=True,
+            **(dict(init_cfg=None) if new else {}),
+        ),
+        loss_cls=dict(
+            type='CrossEntropyLoss',
+            use_sigmoid=False,
+            loss_weight=2.0,
+            class_weight=[1.0] * NUM_CLASSES + [0.1],
+        ),
+        loss_mask=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=5.0)
+        if new
+        else dict(_FOCAL, loss_weight=20.0),
+        loss_dice=dict(
+            type='DiceLoss',
+            use_sigmoid=True,
+            activate=True,
+            naive_dice=True,
+            eps=1.0,
+        ),
+    )
+    if new:
+        decoder['num_outs'] = 3
+        head['num_transformer_feat_level'] = 3
+    else:
+        head.pop('strides')
+    return head
+
+
+def mask_training(kind: str = 'Mask2FormerHead') -> dict:
+    """Config of the matching that such a head trains with."""
+    new = kind == 'Mask2FormerHead'
+    mask_cost = (
+        dict(type='CrossEntropyLossCost', weight=5.0, use_sigmoid=True)
+        if new
+        else dict(type='FocalLossCost', weight=20.0, binary_input=True)
+    )
+    costs = [
+        dict(type='ClassificationCost', weight=2.0),
+        mask_cost,
+        dict(type='DiceCost', weight=5.0, pred_act=True, eps=1.0),
+    ]
+    return dict(
+        num_points=64,
+        oversample_ratio=3.0,
+        importance_sample_ratio=0.75,
+        assigner=dict(type='HungarianAssigner', match_costs=costs),
+        sampler=dict(type='MaskPseudoSampler'),
+    )
+
+
+def _mask_former(kind: str = 'MaskFormer') -> dict:
+    classes = dict(num_things_classes=NUM_CLASSES, num_stuff_classes=0)
+    backbone = _backbone()
+    backbone['out_indices'] = (0, 1, 2, 3)
+    return dict(
+        type=kind,
+        backbone=backbone,
+        neck=None,
+        panoptic_head=dict(mask_head(f'{kind}Head'), **classes),
+        panoptic_fusion_head=dict(
+            type='MaskFormerFusionHead', loss_panoptic=None, init_cfg=None, **classes
+        ),
+        train_cfg=mask_training(f'{kind}Head'),
+        test_cfg=dict(
+            panoptic_on=False,
+            semantic_on=False,
+            instance_on=True,
+            max_per_image=10,
+            iou_thr=0.8,
+            filter_low_score=True,
+        ),
+    )
+
+
+def _yolov3() -> dict:
+    return dict(
+        type='YOLOV3',
+        backbone=_backbone(),
+        neck=dict(
+            type='YOLOV3Neck',
+            num_scales=3,
+            in_channels=[64, 32, 16],
+            out_channels=[32, 16, 8],
+        ),
+        bbox_head=dict(
+            type='YOLOV3Head',
+            num_classes=NUM_CLASSES,
+            in_channels=[32, 16, 8],
+            out_channels=[16, 16, 16],
+            anchor_generator=dict(
+                type='YOLOAnchorGenerator',
+                base_sizes=[
+                    [(48, 40), (60, 56)],
+                    [(24, 30), (32, 24)],
+                    [(8, 8), (12, 16)],
+                ],
+                strides=[32, 16, 8],
+            ),
+            featmap_strides=[32, 16, 8],
+        ),
+        train_cfg=dict(
+            assigner=dict(
+                type='GridAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0
+            )
+        ),
+    )
+
+
+def _solo(head: str = 'SOLOHead', **kwargs: Any) -> dict:
+    return dict(
+        type='SOLOv2' if head == 'SOLOV2Head' else 'SOLO',
+        neck=_fpn(5),
+        mask_head=dict(
+            type=head,
+            num_classes=NUM_CLASSES,
+            in_channels=16,
+            stacked_convs=1,
+            feat_channels=16,
+            strides=[16, 16, 32, 64, 64],
+            scale_ranges=((1, 96), (24, 192), (48, 384), (192, 768), (384, 2048)),
+            pos_scale=0.2,
+            num_grids=[6, 5, 4, 3, 2],
+            cls_down_index=0,
+            loss_mask=dict(type='DiceLoss', use_sigmoid=True, loss_weight=3.0),
+            loss_cls=_FOCAL,
+            norm_cfg=GN,
+            **kwargs,
+        ),
+        test_cfg=dict(
+            nms_pre=500,
+            score_thr=0.1,
+            mask_thr=0.5,
+            filter_thr=0.05,
+            kernel='gaussian',
+            sigma=2.0,
+            max_per_img=10,
+        ),
+    )
+
+
+def _solov2() -> dict:
+    features = dict(
+        feat_channels=8,
+        start_level=0,
+        end_level=2,
+        out_channels=8,
+        mask_stride=8,
+        norm_cfg=GN,
+    )
+    return _solo('SOLOV2Head', mask_feature_head=features)
+
+
+def _tood() -> dict:
+    cfg = _atss('TOODHead', loss_cls=_QUALITY, initial_loss_cls=_FOCAL)
+    cfg['type'] = 'TOOD'
+    cfg['bbox_head']['loss_cls'] = dict(
+        type='QualityFocalLoss', use_sigmoid=True, activated=True, beta=2.0
+    )
+    cfg['bbox_head']['initial_loss_cls'] = dict(_FOCAL, activated=True)
+    cfg['bbox_head']['stacked_convs'] = 2
+    cfg['train_cfg'] = dict(
+        initial_epoch=4,
+        initial_assigner=dict(type='ATSSAssigner', topk=9),
+        assigner=dict(type='TaskAlignedAssigner', topk=13),
+        alpha=1,
+        beta=6,
+        **_DENSE_TRAIN,
+    )
+    return cfg
+
+
+def _centernet() -> dict:
+    return dict(
+        type='CenterNet',
+        bbox_head=dict(
+            type='CenterNetHead',
+            num_classes=NUM_CLASSES,
+            in_channels=16,
+            feat_channels=16,
+        ),
+    )
+
+
+_FAMILIES.update(
+    cascade_mask_rcnn=_cascade_mask_rcnn,
+    htc=_htc,
+    scnet=_scnet,
+    pisa=_pisa,
+    ohem=_ohem,
+    seesaw=_seesaw,
+    custom_sigmoid=_custom_sigmoid,
+    sabl=_sabl,
+    mask_scoring=_mask_scoring,
+    grid=_grid,
+    crowddet=_crowddet,
+    sparse_rcnn=_sparse_rcnn,
+    queryinst=lambda: _sparse_rcnn(mask=True),
+    mask2former=lambda: _mask_former('Mask2Former'),
+    maskformer=_mask_former,
+    yolov3=_yolov3,
+    solo=_solo,
+    decoupled_solo=lambda: _solo('DecoupledSOLOHead'),
+    solov2=_solov2,
+    tood=_tood,
+    centernet=_centernet,
+)
+#: Detectors whose heads are rare; FAMILIES has what most tests run over.
+RARE = tuple(family for family in _FAMILIES if family not in FAMILIES)
+MASKS = (
+    'mask_rcnn',
+    'rtmdet_ins',
+    'cascade_mask_rcnn',
+    'htc',
+    'scnet',
+    'pisa',
+    'mask_scoring',
+    'queryinst',
+    'mask2former',
+    'maskformer',
+    'solo',
+    'decoupled_solo',
+    'solov2',
+)
 TWO_STAGE = ('faster_rcnn', 'mask_rcnn', 'cascade_rcnn')
 DETR = ('deformable_detr', 'dino')
 ONE_STAGE = tuple(f for f in FAMILIES if f not in (*TWO_STAGE, *DETR))
@@ -374,7 +865,7 @@ def student_cfg(family: str) -> dict:
     cfg.setdefault('neck', _fpn())
     if 'bbox_head' in cfg:
         cfg['bbox_head'].setdefault('num_classes', NUM_CLASSES)
-        if family not in DETR:
+        if family not in (*DETR, 'yolov3', 'centernet'):
             cfg['bbox_head'].update(in_channels=16, feat_channels=16)
     cfg.setdefault('test_cfg', _TEST_CFG)
     cfg['data_preprocessor'] = dict(

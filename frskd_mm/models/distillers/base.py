@@ -56,6 +56,16 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
                 'PretrainedTeacher for dense prediction.'
             )
 
+    def check_outputs(self, student: BaseModel) -> None:
+        """Refuse a student whose outputs the method's soft labels cannot compare.
+
+        Raises:
+            TypeError: If soft labels act and cannot be compared.
+        """
+        soft_label = getattr(self, 'soft_label', None)
+        if soft_label is not None and soft_label.loss_weight:
+            self.task.check_outputs(student)
+
     @abstractmethod
     def loss(
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]

@@ -38,6 +38,13 @@ class Task(ABC):
         """Raise ``TypeError`` for a student whose outputs cannot be compared."""
         return None
 
+    def check_outputs(self, student: BaseModel) -> None:
+        """Raise ``TypeError`` for a student whose soft labels cannot be compared.
+
+        It is called when the model is built, if soft labels are to be compared.
+        """
+        return None
+
     def check_teacher(self, teacher: BaseModel) -> None:
         """Raise ``TypeError`` for a trained model that cannot teach in eval mode."""
         return None

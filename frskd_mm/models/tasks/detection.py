@@ -1,13 +1,13 @@
 """Detection and instance segmentation: the models of mmdetection."""
 
 from copy import deepcopy
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
-from torch import Tensor
+from torch import Tensor, nn
 
 from frskd_mm.models.label_guidance import LabelGuidance, draw_boxes, jitter_boxes
 from frskd_mm.models.losses.soft_labels import SoftLabels
@@ -15,7 +15,7 @@ from frskd_mm.models.passes import Pass, map_size
 from frskd_mm.utils.recorder import Target
 
 from .base import Task, rewire, sample_name
-from .readers.base import PLAIN_TERMS, find_readers
+from .readers.base import PLAIN_TERMS, HeadReader, find_readers
 from .readers.dense import DenseReader, cells_in_boxes
 from .readers.proposal import roi_stages
 
@@ -37,6 +37,23 @@ class DetectionTask(Task):
         RTMDet-Ins exchanges the masks in ``gt_instances``, for example.
         """
         return [_shallow_copy(sample) for sample in data_samples]
+
+    def check_outputs(self, student: BaseModel) -> None:
+        """Require that a reader knows each head, and can compare what it returns.
+
+        An RPN whose proposals another head scores may be left out.
+        """
+        readers = find_readers(student)
+        for reader in readers:
+            reader.check(student)
+        for name, head in unread_heads(student, readers):
+            raise TypeError(
+                f'{type(student).__name__} has a {type(head).__name__} ({name}), whose '
+                f'outputs no reader compares. {PLAIN_TERMS} Or register a HeadReader '
+                'of your own in frskd_mm.registry.HEAD_READERS.'
+            )
+        if not readers:
+            raise no_reader(student)
 
     def check_teacher(self, teacher: BaseModel) -> None:
         """Refuse the family of Deformable DETR."""
@@ -94,12 +111,7 @@ class DetectionTask(Task):
         """Compare the outputs of all heads, see :class:`Task`."""
         readers = find_readers(student.model)
         if not readers:
-            raise TypeError(
-                f'{student.model.student_class.__name__} has no head that a reader '
-                'knows, whose outputs could be distilled: no dense bbox_head or '
-                f'rpn_head, roi_head or DETR head. {PLAIN_TERMS} Or register a '
-                'HeadReader of your own in frskd_mm.registry.HEAD_READERS.'
-            )
+            raise no_reader(student.model)
         return [
             reader.soft_labels(student, teacher, data_samples) for reader in readers
         ]
@@ -185,6 +197,42 @@ class DetectionTask(Task):
                     'every head of the student to the number of classes of the data '
                     'set, and the classes in the metainfo of the data set.'
                 )
+
+
+def no_reader(detector: BaseModel) -> TypeError:
+    """Return the error of a detector without a head that can be compared."""
+    kind = getattr(detector, 'student_class', type(detector))
+    return TypeError(
+        f'{kind.__name__} has no head that a reader knows, whose outputs could be '
+        'distilled: no dense bbox_head or rpn_head, roi_head, mask_head or '
+        f'panoptic_head, or DETR head. {PLAIN_TERMS} Or register a HeadReader of your '
+        'own in frskd_mm.registry.HEAD_READERS.'
+    )
+
+
+def unread_heads(
+    detector: BaseModel, readers: Sequence[HeadReader]
+) -> List[Tuple[str, nn.Module]]:
+    """Return the heads that predict and of which no reader reads anything.
+
+    Args:
+        detector: The student.
+        readers: What was found for it.
+    """
+    owners = {
+        id(owner)
+        for reader in readers
+        for owner, _ in reader.targets(detector).values()
+    }
+    names = ['bbox_head', 'query_head', 'roi_head', 'panoptic_head']
+    if getattr(detector, 'bbox_head', None) is None:
+        names.append('mask_head')  # beside boxes, masks may be left out
+    heads = [(name, getattr(detector, name, None)) for name in names]
+    return [
+        (name, head)
+        for name, head in heads
+        if head is not None and not any(id(part) in owners for part in head.modules())
+    ]
 
 
 def _rewire_heads(

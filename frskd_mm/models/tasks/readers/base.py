@@ -3,11 +3,14 @@
 from abc import ABC, abstractmethod
 from typing import Any, Dict, List, Sequence
 
+import torch
 from mmengine.model import BaseModel
+from torch import Tensor
 
 from frskd_mm.models.losses.soft_labels import SoftLabels
 from frskd_mm.models.passes import Pass
 from frskd_mm.registry import HEAD_READERS
+from frskd_mm.utils.precision import at_least_fp32
 from frskd_mm.utils.recorder import Target
 
 PLAIN_TERMS = (
@@ -44,7 +47,8 @@ class HeadReader(ABC):
 
     Args:
         name (str): The head's name: 'dense', 'rpn', 'roi0', 'mask0', 'queries';
-            also that of the record of its ``forward``.
+            also that of the record of its ``forward``, unless another reader of
+            the same ``forward`` has named that.
     """
 
     def __init__(self, name: str) -> None:
@@ -54,6 +58,13 @@ class HeadReader(ABC):
     @abstractmethod
     def find(cls, detector: BaseModel) -> List['HeadReader']:
         """Return a reader for every head of this kind; none is usual."""
+
+    def check(self, detector: BaseModel) -> None:
+        """Raise ``TypeError`` for a head whose outputs cannot be compared.
+
+        It is called when the model is built, if soft labels are to be compared.
+        """
+        return None
 
     @abstractmethod
     def targets(self, detector: BaseModel) -> Dict[str, Target]:
@@ -88,3 +99,34 @@ def find_readers(detector: BaseModel) -> List[HeadReader]:
     for kind in HEAD_READERS.module_dict.values():
         readers.update({reader.name: reader for reader in kind.find(detector)})
     return list(readers.values())
+
+
+def activated_logits(loss_cls: Any, scores: Tensor, form: str) -> Tensor:
+    """Return logits whose softmax or sigmoid is what a head predicts.
+
+    A loss with an activation of its own, such as ``SeesawLoss`` with a softmax over
+    the classes and one over object or not, is compared by what that gives.
+
+    Args:
+        loss_cls: The head's classification loss.
+        scores: What the head returned (M, C').
+        form: 'softmax' or 'sigmoid'.
+
+    Returns:
+        Tensor: (M, C); the scores themselves without such an activation.
+    """
+    if not getattr(loss_cls, 'custom_activation', False):
+        return scores
+    probabilities = loss_cls.get_activation(at_least_fp32(scores))
+    tiny = torch.finfo(probabilities.dtype).tiny
+    if form == 'softmax':
+        return probabilities.clamp(min=tiny).log()
+    # The losses of the host may append the rest as a score of background.
+    return probability_logits(probabilities[:, : loss_cls.num_classes])
+
+
+def probability_logits(probabilities: Tensor) -> Tensor:
+    """Return the logits of sigmoid scores, finite at 0 and 1."""
+    probabilities = at_least_fp32(probabilities)
+    eps = torch.finfo(probabilities.dtype).eps
+    return torch.logit(probabilities, eps=eps)

@@ -13,7 +13,7 @@ from frskd_mm.models.passes import Pass, map_size
 from frskd_mm.registry import HEAD_READERS
 from frskd_mm.utils.recorder import Target
 
-from .base import PLAIN_TERMS, HeadReader
+from .base import PLAIN_TERMS, HeadReader, activated_logits, probability_logits
 
 
 @HEAD_READERS.register_module()
@@ -39,6 +39,12 @@ class DenseReader(HeadReader):
     def targets(self, detector: BaseModel) -> Dict[str, Target]:
         """Record the head's maps."""
         return {self.name: (self.head(detector), 'forward')}
+
+    def check(self, detector: BaseModel) -> None:
+        """Refuse heads without class maps, such as CenterNet's and CornerNet's."""
+        head = self.head(detector)
+        if not has_class_maps(head):
+            raise no_class_maps(head)
 
     def maps(self, model_pass: Pass) -> 'DenseMaps':
         """Return what the head gave in a pass.
@@ -75,20 +81,83 @@ class DenseReader(HeadReader):
 
 @HEAD_READERS.register_module()
 class RPNReader(DenseReader):
-    """Reads the ``rpn_head`` of two-stage detectors, a dense head."""
+    """Reads the ``rpn_head`` of two-stage detectors, a dense head.
+
+    One without class maps, such as that of Cascade RPN, is left out: what its
+    proposals say is compared where they are scored.
+    """
 
     @classmethod
     def find(cls, detector: BaseModel) -> List[HeadReader]:
         """Return one reader for an ``rpn_head`` beside an ``roi_head``."""
-        from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-
         head = getattr(detector, 'rpn_head', None)
         two_stage = getattr(detector, 'roi_head', None) is not None
-        return [cls('rpn')] if two_stage and isinstance(head, BaseDenseHead) else []
+        return [cls('rpn')] if two_stage and has_class_maps(head) else []
 
     def head(self, detector: BaseModel) -> BaseModule:
         """Return the head."""
         return detector.rpn_head
+
+
+@HEAD_READERS.register_module()
+class YOLOV3Reader(DenseReader):
+    """Reads the ``YOLOV3Head``, whose maps hold box, objectness and classes."""
+
+    @classmethod
+    def find(cls, detector: BaseModel) -> List[HeadReader]:
+        """Return one reader for a ``bbox_head`` that is a ``YOLOV3Head``."""
+        from mmdet.models.dense_heads import YOLOV3Head
+
+        head = getattr(detector, 'bbox_head', None)
+        return [cls('dense')] if isinstance(head, YOLOV3Head) else []
+
+    def check(self, detector: BaseModel) -> None:
+        """Take any."""
+        return None
+
+    def maps(self, model_pass: Pass) -> 'DenseMaps':
+        """Return what the head gave in a pass."""
+        return YOLOV3Maps(self.head(model_pass.model), model_pass.output(self.name))
+
+
+@HEAD_READERS.register_module()
+class GridReader(DenseReader):
+    """Reads the SOLO family: the classes of the cells of its grids.
+
+    Masks are left out: those of SOLOv2 are products of kernels and features that
+    mean nothing across two heads, those of Decoupled SOLO of two maps.
+    """
+
+    @classmethod
+    def find(cls, detector: BaseModel) -> List[HeadReader]:
+        """Return one reader for a ``mask_head`` that is a ``SOLOHead``."""
+        from mmdet.models.dense_heads import SOLOHead
+
+        head = getattr(detector, 'mask_head', None)
+        return [cls('cells')] if isinstance(head, SOLOHead) else []
+
+    def head(self, detector: BaseModel) -> BaseModule:
+        """Return the head."""
+        return detector.mask_head
+
+    def check(self, detector: BaseModel) -> None:
+        """Take any."""
+        return None
+
+    def maps(self, model_pass: Pass) -> 'DenseMaps':
+        """Return the maps of classes (N, C, S, S) that the head gave in a pass."""
+        outputs = model_pass.output(self.name)
+        head = self.head(model_pass.model)
+        # Class maps of the grids come after those of the masks or kernels.
+        maps = next(
+            maps
+            for maps in outputs
+            if all(
+                level.shape[1:] == (head.cls_out_channels, grid, grid)
+                for level, grid in zip(maps, head.num_grids)
+            )
+        )
+        return GridMaps(head, maps)
 
 
 class DenseMaps:
@@ -106,29 +175,34 @@ class DenseMaps:
     """
 
     def __init__(self, head: BaseModule, outputs: Sequence[Any]) -> None:
-        classes = getattr(head, 'cls_out_channels', None)
-        maps = outputs[0]
-        if (
-            classes is None
-            or not hasattr(head, 'use_sigmoid_cls')
-            or not isinstance(maps, (list, tuple))
-            or any(m.dim() != 4 or m.shape[1] % classes for m in maps)
+        if not has_class_maps(head):
+            raise no_class_maps(head)
+        classes, maps = head.cls_out_channels, outputs[0]
+        if not isinstance(maps, (list, tuple)) or any(
+            m.dim() != 4 or m.shape[1] % classes for m in maps
         ):
-            raise TypeError(
-                f'{type(head).__name__} does not return class maps of '
-                f'cls_out_channels, as the heads of RetinaNet, FCOS, ATSS, GFL, '
-                f'YOLOX, RTMDet and RPN do, so they cannot be distilled. {PLAIN_TERMS}'
-            )
+            raise no_class_maps(head)
         self.head = head
         self.softmax = not head.use_sigmoid_cls
         self.sizes = [map_size(level) for level in maps]
         self.priors = [level.shape[1] // classes for level in maps]
-        self.cls = [_columns(level, classes) for level in maps]
-        self.bbox = self._find(outputs[1:2], self._box_columns())
-        if self.bbox is None:
-            self.bbox = self._find(outputs[1:2], 4)
+        self.cls = [self._class_logits(_columns(level, classes)) for level in maps]
+        self.bbox = None
+        if not _places_boxes_itself(head):
+            self.bbox = self._find(outputs[1:2], self._box_columns())
+            if self.bbox is None:
+                self.bbox = self._find(outputs[1:2], 4)
         quality = self._find(outputs[2:3], 1)
         self.quality = quality and [level.squeeze(-1) for level in quality]
+
+    def _class_logits(self, scores: Tensor) -> Tensor:
+        """Return logits (N, H * W * A, C) of what the head gives."""
+        from mmdet.models.dense_heads import TOODHead
+
+        if isinstance(self.head, TOODHead):  # it returns probabilities
+            return probability_logits(scores)
+        flat = activated_logits(self.head.loss_cls, scores.flatten(0, 1), self.cls_form)
+        return flat.unflatten(0, scores.shape[:2])
 
     def _box_columns(self) -> int:
         return 4 * (getattr(self.head, 'reg_max', 0) + 1)
@@ -176,6 +250,63 @@ class DenseMaps:
                 for size, priors in zip(self.sizes, self.priors)
             ]
         )
+
+
+class YOLOV3Maps(DenseMaps):
+    """The outputs of a ``YOLOV3Head``, as :class:`DenseMaps`."""
+
+    def __init__(self, head: BaseModule, outputs: Sequence[Any]) -> None:
+        self.head = head
+        self.softmax = False
+        self.sizes = [map_size(level) for level in outputs[0]]
+        self.priors = [head.num_base_priors] * len(self.sizes)
+        levels = [_columns(level, head.num_attrib) for level in outputs[0]]
+        # The head trains the centre within the cell after a sigmoid.
+        self.bbox = [
+            torch.cat([level[..., :2].sigmoid(), level[..., 2:4]], dim=-1)
+            for level in levels
+        ]
+        self.quality = [level[..., 4] for level in levels]
+        self.cls = [level[..., 5:] for level in levels]
+
+
+class GridMaps(DenseMaps):
+    """The class maps of the SOLO family, as :class:`DenseMaps`."""
+
+    def __init__(self, head: BaseModule, maps: Sequence[Tensor]) -> None:
+        self.head = head
+        self.softmax = not head.loss_cls.use_sigmoid
+        self.sizes = [map_size(level) for level in maps]
+        self.priors = [1] * len(self.sizes)
+        self.cls = [_columns(level, head.cls_out_channels) for level in maps]
+        self.bbox = self.quality = None
+
+
+def has_class_maps(head: Any) -> bool:
+    """Whether a dense head returns maps of so many class columns a prior."""
+    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+
+    return (
+        isinstance(head, BaseDenseHead)
+        and hasattr(head, 'cls_out_channels')
+        and hasattr(head, 'use_sigmoid_cls')
+    )
+
+
+def no_class_maps(head: BaseModule) -> TypeError:
+    """Return the error of a head whose outputs do not begin with class maps."""
+    return TypeError(
+        f'{type(head).__name__} does not return class maps of '
+        f'cls_out_channels, as the heads of RetinaNet, FCOS, ATSS, GFL, '
+        f'YOLOX, RTMDet and RPN do, so they cannot be distilled. {PLAIN_TERMS}'
+    )
+
+
+def _places_boxes_itself(head: BaseModule) -> bool:
+    """Whether offsets are from anchors that the head predicts, its own in each."""
+    from mmdet.models.dense_heads import GuidedAnchorHead
+
+    return isinstance(head, GuidedAnchorHead)
 
 
 def cells_in_boxes(data_samples: Sequence[Any], size: Tuple[int, int]) -> Tensor:

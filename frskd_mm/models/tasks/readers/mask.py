@@ -35,14 +35,23 @@ class MaskReader(StageReader):
             self.samples: (stage.sampler, 'sample'),
         }
 
+    def samples_of(self, student: Pass, num_images: int) -> List[Any]:
+        """Return how the proposals of each image were sampled for this head.
+
+        HTC samples anew for its mask head.
+        """
+        samples = student.outputs[self.samples][-num_images:]
+        return [one[0] if isinstance(one, tuple) else one for one in samples]
+
     def soft_labels(
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
     ) -> SoftLabels:
         """Compare masks, every pixel a place, see :class:`HeadReader`."""
-        samples = student.outputs[self.samples]
+        samples = self.samples_of(student, len(data_samples))
         labels = torch.cat([sample.pos_gt_labels for sample in samples])
         ours, theirs = (
-            of_class(one.output(self.name), labels).reshape(-1, 1)
+            # HTC's later stages run it again, for its feature map.
+            of_class(one.outputs[self.name][0], labels).reshape(-1, 1)
             for one in (student, teacher)
         )
         return SoftLabels(ours, theirs, 'sigmoid', weight=ours.new_ones(len(ours)))
