@@ -88,6 +88,7 @@ def wrap(
             settings.merge_from_dict(dict(distiller=given))
             settings.merge_from_dict(dict(distiller=distiller or {}))
             chosen = settings.pop('distiller')
+            task.check_student(built)
             if getattr(MODELS.get(chosen.type), 'reads_levels', False):
                 fit_levels(task, student, built, cfg, chosen)
             model = dict(type='frskd_mm.Distilled', student=student, distiller=chosen)

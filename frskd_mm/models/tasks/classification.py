@@ -14,6 +14,7 @@ from frskd_mm.models.passes import Pass
 from frskd_mm.utils.recorder import Target
 
 from .base import Task, rewire, sample_name
+from .parts import check_parts
 
 
 class ClassificationTask(Task):
@@ -23,8 +24,16 @@ class ClassificationTask(Task):
 
     def check_student(self, student: BaseModel) -> None:
         """Require a head with one label an image, whose softmax is compared."""
+        from mmpretrain.models import BaseSelfSupervisor
         from mmpretrain.models.heads import MultiLabelClsHead, MultiTaskHead
 
+        if isinstance(student, BaseSelfSupervisor):
+            raise TypeError(
+                f'{type(student).__name__} is pre-trained without labels, but a '
+                'self-teacher learns from them. Pre-train it plainly, and distil the '
+                'classifier that is fine-tuned from it.'
+            )
+        check_parts(student, 'head')
         if isinstance(student.head, (MultiLabelClsHead, MultiTaskHead)):
             raise TypeError(
                 'Classifiers are distilled with one label an image, but the head is a '

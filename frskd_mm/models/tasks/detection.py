@@ -15,9 +15,22 @@ from frskd_mm.models.passes import Pass, map_size
 from frskd_mm.utils.recorder import Target
 
 from .base import Task, rewire, sample_name
+from .parts import check_parts
 from .readers.base import PLAIN_TERMS, HeadReader, find_readers
 from .readers.dense import DenseReader, cells_in_boxes
 from .readers.proposal import roi_stages
+
+#: Parts that score a source's features.
+HEADS = ('bbox_head', 'rpn_head', 'roi_head', 'mask_head', 'panoptic_head')
+#: Parts of detectors whose rest cannot run a second time -> why, and what to do.
+UNFIT = {
+    'language_model': 'reads texts besides images, which a twin on feature maps is '
+    'not given. Distil a detector of images alone.',
+    'teacher_model': 'is distilled already, by a teacher of its own. Distil its '
+    'student, a plain detector.',
+    'test_branch_idx': 'runs every image through several branches of its backbone, so '
+    'its features and labels do not pair up in a twin. Distil a Faster R-CNN.',
+}
 
 
 class DetectionTask(Task):
@@ -37,6 +50,18 @@ class DetectionTask(Task):
         RTMDet-Ins exchanges the masks in ``gt_instances``, for example.
         """
         return [_shallow_copy(sample) for sample in data_samples]
+
+    def check_student(self, student: BaseModel) -> None:
+        """Require a detector of images alone, with a backbone and a head."""
+        from mmdet.models.detectors import BaseDetector
+
+        check_parts(student, *HEADS)
+        name = type(student).__name__
+        if not isinstance(student, BaseDetector):
+            raise TypeError(f'{name} is no detector of mmdetection. Distil a detector.')
+        for part, reason in UNFIT.items():
+            if hasattr(student, part):
+                raise TypeError(f'{name} {reason}')
 
     def check_outputs(self, student: BaseModel) -> None:
         """Require that a reader knows each head, and can compare what it returns.

@@ -14,6 +14,13 @@ from frskd_mm.models.passes import Pass, map_size
 from frskd_mm.utils.recorder import Target, shadow, unshadow
 
 from .base import Task, rewire, sample_name
+from .parts import check_parts
+from .readers.mask_query import (
+    classifies_masks,
+    query_classes,
+    query_masks,
+    query_targets,
+)
 
 
 class SegmentationTask(Task):
@@ -67,15 +74,35 @@ class SegmentationTask(Task):
             return list(range(num_levels))
         indices: List[int] = []
         for head in _head_cfgs(student_cfg):
-            index = head.get('in_index', -1)
+            reads = head.get('in_channels')
+            every = range(len(reads)) if isinstance(reads, (list, tuple)) else -1
+            index = head.get('in_index', every)
             indices += [index] if isinstance(index, int) else index
             # DeepLabV3+ reads the finest level besides.
             indices += [0] if head.get('c1_in_channels') else []
         return sorted({index % num_levels for index in indices})
 
+    def check_student(self, student: BaseModel) -> None:
+        """Require a backbone and a decode head."""
+        check_parts(student, 'decode_head')
+
+    def check_outputs(self, student: BaseModel) -> None:
+        """Refuse heads without class scores, such as those of depth."""
+        head = _compared_head(student)
+        if isinstance(student, _depth_estimators()):
+            raise TypeError(
+                f'{type(student).__name__} estimates depth: its {type(head).__name__} '
+                'gives no scores of classes whose soft labels could be compared. '
+                'Distil its features alone: soft_label=dict(loss_weight=0) in the '
+                'distiller.'
+            )
+
     def output_targets(self, model: BaseModel) -> Dict[str, Target]:
-        """Soft labels compare logits (N, C, H, W) of one decode head."""
-        return {'logits': (_compared_head(model), 'forward')}
+        """Soft labels compare logits (N, C, H, W), or masks, of one decode head."""
+        head = _compared_head(model)
+        if classifies_masks(head):
+            return query_targets(head)
+        return {'logits': (head, 'forward')}
 
     def soft_labels(
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
@@ -83,9 +110,16 @@ class SegmentationTask(Task):
         """Compare the logits pixel by pixel.
 
         Heads that return several logit maps in training are compared map by map
-        and averaged.
+        and averaged. Of MaskFormer and Mask2Former the classes and the masks of
+        the queries that are matched to the same region are compared.
         """
         head = _compared_head(student.model)
+        if classifies_masks(head):
+            number = len(data_samples)
+            return [
+                query_classes(student, teacher, number),
+                query_masks(student, teacher, number),
+            ]
         labels = torch.stack([sample.gt_sem_seg.data[0] for sample in data_samples])
         maps = list(
             zip(_logit_maps(head, student.logits), _logit_maps(head, teacher.logits))
@@ -175,6 +209,14 @@ class SegmentationTask(Task):
                     'of the dataset, or reduce_zero_label=True in the dataset and '
                     'in LoadAnnotations if its label 0 means "no class".'
                 )
+
+
+def _depth_estimators() -> tuple:
+    """Return the classes of mmseg that estimate depth, none in old versions."""
+    from mmseg.models import segmentors
+
+    kind = getattr(segmentors, 'DepthEstimator', None)
+    return () if kind is None else (kind,)
 
 
 def _head_cfgs(student_cfg: ConfigDict) -> List[ConfigDict]:
