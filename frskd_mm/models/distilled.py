@@ -237,6 +237,8 @@ def _before_forward(model: Distilled, args: tuple, kwargs: Dict[str, Any]) -> No
         model._check_batch(call['inputs'], call['data_samples'])
         # A forward that is not compiled, as profilers set, ends in loss(), too.
         model._checked = id(call['inputs'])
+    if not is_compiling():
+        model.distiller.before_forward(model)
     schedule = model.distiller.weight_schedule
     if not schedule.is_constant:
         schedule.refresh()

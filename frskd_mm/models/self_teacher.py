@@ -12,6 +12,7 @@ from frskd_mm.utils.model import class_of
 from frskd_mm.utils.preactivation import PreactRecorder
 
 from .necks.refining import RefiningNeck, learn_neck
+from .switches import find_switches, follow_switches
 from .tasks import Task
 from .tasks.base import as_levels
 
@@ -85,6 +86,7 @@ class SelfTeacher(BaseModule):
             ) from error
         _check_classes(student, self.twin)
         self._switches = _common_settings(student, self.twin)
+        self._part_switches = find_switches(student, self.twin)
         print_log(
             self._summary(
                 type(getattr(student, source)).__name__,
@@ -141,6 +143,10 @@ class SelfTeacher(BaseModule):
         for part, name in self._switches:
             value = getattr(getattr(student, part), name)
             setattr(getattr(self.twin, part), name, value)
+
+    def follow_part_switches(self, student: BaseModel) -> None:
+        """Copy the losses and margins that hooks exchanged, see ``SWITCHES``."""
+        follow_switches(student, self.twin, self._part_switches)
 
     @property
     def output_norms(self) -> Optional[List[nn.Module]]:

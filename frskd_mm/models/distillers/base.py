@@ -56,6 +56,10 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
                 'PretrainedTeacher for dense prediction.'
             )
 
+    def before_forward(self, student: BaseModel) -> None:
+        """Do what has to be done, uncompiled, before a training batch is run."""
+        return None
+
     def check_outputs(self, student: BaseModel) -> None:
         """Refuse a student whose outputs the method's soft labels cannot compare.
 

@@ -131,6 +131,10 @@ class FRSKD(TeachingDistiller):
             loss is not None and loss.loss_weight for loss in losses
         )
 
+    def before_forward(self, student: BaseModel) -> None:
+        """Let the twin follow what hooks have exchanged in the student."""
+        self.self_teacher.follow_part_switches(student)
+
     def loss(
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
