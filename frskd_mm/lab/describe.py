@@ -1,7 +1,7 @@
 """What a model is made of, which term trains what, and what a step costs."""
 
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
@@ -13,10 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from frskd_mm.models.distilled import Distilled
 from frskd_mm.utils.model import build_model, count_parameters, dry_run
 
-from .benchmark import Workload, choose_image_size, configure_arms, measure, plan_arms
+from .benchmark import Workload, choose_image_size, configure_arms, plan_arms
 from .benchmark.flops import FORMULAS
 from .benchmark.measure import count
 from .benchmark.plan import Arm
+from .benchmark.rounds import Spread, paired_ratio, run_in_turns
 from .benchmark.steps import TrainingStep
 from .tables import markdown_table
 from .trial import random_batch
@@ -77,7 +78,8 @@ class Description(NamedTuple):
     parts: List[Part]
     #: By term the names of the parts that it trains.
     terms: Dict[str, List[str]]
-    #: Steps of the plain student and of the method, as ``measure`` gives them.
+    #: Steps of the plain student and of the method: what ``count`` finds, and if it
+    #: is measured ``seconds`` and ``ratio``.
     costs: List[Dict[str, Any]]
     is_measured: bool
 
@@ -112,15 +114,10 @@ def describe(
         parts = parts_of(model)
         macs = trial.macs(parts)
         terms = trial.terms(parts)
+    steps = _steps(arms, Workload(BATCH, size))
+    costs = [dict(name=name, **count(step)) for name, step in steps.items()]
     if measured:
-        costs = measure(arms, Workload(batch_size, size), ROUNDS, WARMUP)
-    else:
-        steps = {one.name: one.build(Workload(BATCH, size)) for one in arms}
-        costs = [
-            dict(name=name, **count(step))
-            for name, step in steps.items()
-            if isinstance(step, TrainingStep)
-        ]
+        _measure(costs, _steps(arms, Workload(batch_size, size)))
     return Description(
         name=arm.name,
         image_size=size,
@@ -133,6 +130,21 @@ def describe(
         costs=costs,
         is_measured=measured,
     )
+
+
+def _steps(arms: Sequence[Arm], workload: Workload) -> Dict[str, TrainingStep]:
+    built = {arm.name: arm.build(workload) for arm in arms}
+    return {n: step for n, step in built.items() if isinstance(step, TrainingStep)}
+
+
+def _measure(costs: List[Dict[str, Any]], steps: Dict[str, TrainingStep]) -> None:
+    """Add the median seconds of a step, and its ratio to the plain student's."""
+    found = run_in_turns(steps, ROUNDS, WARMUP)
+    plain = found[costs[0]['name']]
+    for cost in costs:
+        own = found[cost['name']]
+        cost['seconds'] = Spread.of([seconds['total'] for seconds in own]).median
+        cost['ratio'] = paired_ratio(own, plain).median
 
 
 class _Trial:
@@ -273,9 +285,7 @@ def _cost_table(found: Description) -> str:
             f'{cost["step_flops"] / plain["step_flops"]:.2f}',
         ]
         if found.is_measured:
-            seconds = cost['seconds']['total']['median']
-            ratio = cost.get('ratio', dict(median=1.0))['median']
-            row += [f'{ratio:.2f}', f'{seconds:.3f}']
+            row += [f'{cost["ratio"]:.2f}', f'{cost["seconds"]:.3f}']
         rows.append(row)
     note = (
         'FLOPs are of matrix products and convolutions; norms, activations and moving '
