@@ -17,7 +17,13 @@ from test_detection import det_toys
 from test_segmentation import seg_toys
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from toys import terms_of, toy_batch, toy_student_cfg, wide_resnet_cfg
+from toys import (
+    needs_tracing,
+    terms_of,
+    toy_batch,
+    toy_student_cfg,
+    wide_resnet_cfg,
+)
 
 from frskd_mm.models.losses import DetSoftLabelLoss
 from frskd_mm.models.losses.soft_labels import BBOX_FORMS, CLS_FORMS
@@ -407,6 +413,7 @@ class NeckContract(Contract):
             error = (out.float() - wanted).abs().mean()
             assert error < self.half_tolerance * wanted.abs().mean()
 
+    @needs_tracing
     def test_compiled_it_is_one_graph_with_the_same_maps(self, device):
         case = self.cases[self.main[0]]
         neck, feats = self.build(case, device, torch.float64), self.feats(case, device)
@@ -592,6 +599,7 @@ class DistillerContract(Contract):
         for name, param in other.named_parameters():
             assert param.grad is None or torch.isfinite(param.grad).all(), name
 
+    @needs_tracing
     def test_compiled_the_whole_step_is_a_graph_with_the_same_numbers(self, device):
         if not self.graphs:
             pytest.skip('this method is not compiled as a whole')

@@ -2,8 +2,15 @@
 
 from typing import Any, Dict
 
+import pytest
 import torch
 from mmengine.registry import MODELS
+
+#: For tests that trace a whole step; ``frskd_mm.utils.compiling`` refuses the others.
+needs_tracing = pytest.mark.skipif(
+    not hasattr(torch.compiler, 'is_compiling'),
+    reason='this PyTorch cannot trace a whole step',
+)
 
 
 def toy_student_cfg(num_classes: int = 10, **backbone: Any) -> Dict[str, Any]:

@@ -19,6 +19,7 @@ from frskd_mm.utils.checkpoint import (
 )
 from frskd_mm.utils.checkpoint_files import write_files_whole
 from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
+from frskd_mm.utils.compiling import require_compile
 from frskd_mm.utils.environment import require_cuda_ops
 from frskd_mm.utils.explain import explained
 from frskd_mm.utils.model import build_model, unwrap
@@ -89,6 +90,7 @@ def train(cfg: Config, hooks: Sequence[Hook] = ()) -> Runner:
         FloatingPointError: If a term or a gradient is not finite.
     """
     require_cuda_ops(cfg.get('default_scope'))
+    require_compile(cfg.get('compile'))
     check_data_roots(cfg, ['train_dataloader', 'val_dataloader'])
     check_sample_indices(cfg)
     signal.signal(signal.SIGTERM, _stop)

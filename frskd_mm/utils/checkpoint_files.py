@@ -121,7 +121,8 @@ def find_damage(path: str) -> Optional[str]:
         file.seek(max(0, size - TAIL))
         tail = file.read()
         if tail[2:].startswith(COMMENT):
-            is_whole = tail[-64:] == _digest(file, size - TAIL)
+            digest = _digest(file, size - TAIL)
+            is_whole = tail == pack('<H', LENGTH) + COMMENT + digest
         else:
             is_whole = _is_intact_zip(file)
     return None if is_whole else 'it was cut off or damaged'

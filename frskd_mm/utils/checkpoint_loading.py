@@ -33,6 +33,13 @@ def _attribute(owner: type, name: str) -> Any:
     return getattr(owner, name)
 
 
+def _bytes(text: str, encoding: str) -> bytes:
+    """Stand in for ``codecs.encode``, by which old protocols write bytes."""
+    if encoding != 'latin1':
+        raise pickle.UnpicklingError(f'GLOBAL _codecs.encode {encoding} is not allowed')
+    return text.encode(encoding)
+
+
 def allowed_globals() -> Dict[str, Any]:
     """Return what MMEngine's checkpoints contain beside tensors, by name.
 
@@ -42,12 +49,15 @@ def allowed_globals() -> Dict[str, Any]:
     allowed: Dict[str, Any] = {'builtins.getattr': _attribute, 'builtins.slice': slice}
     for owner in ATTRIBUTES:
         allowed[f'{owner.__module__}.{owner.__qualname__}'] = owner
-    # NumPy 2 has renamed the module; files of either version are read.
-    core = getattr(np, '_core', None) or np.core
+    # NumPy 2 has renamed the module; files of either version are read. NumPy 1.26
+    # has an empty one of the new name.
+    core = np.core if digit_version(np.__version__) < digit_version('2') else np._core
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         allowed[f'{module}._reconstruct'] = core.multiarray._reconstruct
         allowed[f'{module}.scalar'] = core.multiarray.scalar
     allowed.update({'numpy.ndarray': np.ndarray, 'numpy.dtype': np.dtype})
+    if not HAS_SAFE_GLOBALS:  # later PyTorch has one of its own
+        allowed['_codecs.encode'] = _bytes
     for code in np.typecodes['All']:
         kind = type(np.dtype(code))
         allowed[f'{kind.__module__}.{kind.__qualname__}'] = kind

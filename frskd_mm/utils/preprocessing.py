@@ -93,8 +93,16 @@ def renormalizer(student: nn.Module, teacher: nn.Module) -> Optional[Renormalize
         order=found,
         scale=factor.float(),
         shift=(wanted_shift - factor * shift[found]).float(),
-        pad_value=float(getattr(teacher, 'pad_value', 0.0)),
+        pad_value=_pad_value(teacher),
     )
+
+
+def _pad_value(preprocessor: nn.Module) -> float:
+    # mmsegmentation 1.2 calls it pad_val
+    for name in ('pad_value', 'pad_val'):
+        if hasattr(preprocessor, name):
+            return float(getattr(preprocessor, name))
+    return 0.0
 
 
 def _num_channels(preprocessor: nn.Module) -> int:

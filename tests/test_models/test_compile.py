@@ -11,9 +11,11 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from torch._dynamo.utils import counters
-from toys import toy_batch, toy_frskd_cfg, wide_resnet_cfg
+from toys import needs_tracing, toy_batch, toy_frskd_cfg, wide_resnet_cfg
 
 from frskd_mm.engine import load_config
+
+pytestmark = needs_tracing
 
 #: Every method's defaults are compiled by ``DistillerContract``.
 VARIANTS = dict(

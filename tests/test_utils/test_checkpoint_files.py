@@ -11,6 +11,7 @@ from mmengine.runner import save_checkpoint
 
 from frskd_mm.utils.checkpoint_files import (
     COMMENT,
+    TAIL,
     WholeFileBackend,
     find_checkpoint,
     find_damage,
@@ -41,8 +42,8 @@ def test_checkpoints_have_a_checksum_that_others_read_past(checkpoint):
 def test_every_flipped_bit_is_found(checkpoint):
     whole = checkpoint.read_bytes()
     draw = random.Random(0)
-    # All of the checksum's own text, and 200 places before it.
-    places = [*draw.sample(range(len(whole) - 64), 200), *range(-64, 0)]
+    # All of the checksum's comment with its length, and 200 places before it.
+    places = [*draw.sample(range(len(whole) - TAIL), 200), *range(-TAIL, 0)]
     missed = []
     for place in places:
         damaged = bytearray(whole)
@@ -52,7 +53,7 @@ def test_every_flipped_bit_is_found(checkpoint):
             missed.append(place)
     # A flip in the words before the sum leaves the parts of the archive, which
     # have sums of their own.
-    assert all(place >= len(whole) - 64 - len(COMMENT) for place in missed)
+    assert all(-64 - len(COMMENT) <= place < -64 for place in missed)
 
 
 @pytest.mark.parametrize('length', [0, 1, 4, 100, 5000, -1, -80, -82, -200])

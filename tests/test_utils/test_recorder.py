@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.runner import turn_on_activation_checkpointing
 from torch import nn
-from toys import toy_batch, toy_distilled
+from toys import needs_tracing, toy_batch, toy_distilled
 
 from frskd_mm.utils.recorder import (
     Recorder,
@@ -173,6 +173,7 @@ def test_modules_without_a_forward_are_not_bound():
     assert 'forward' not in modules.__dict__
 
 
+@needs_tracing
 @pytest.mark.parametrize('call', ['module', 'forward'])
 def test_bound_modules_are_recorded_while_compiled(call):
     module = Doubler()
