@@ -257,6 +257,7 @@ class LossContract(Contract):
             value, self.call(loss, exact), rtol=self.half_tolerance, atol=0
         )
 
+    @needs_tracing
     def test_compiled_it_is_one_graph_with_the_same_value(self, device):
         case = self.cases[self.main[0]]
         loss = self.build(case, device, torch.float32)

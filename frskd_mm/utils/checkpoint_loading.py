@@ -51,7 +51,8 @@ def allowed_globals() -> Dict[str, Any]:
         allowed[f'{owner.__module__}.{owner.__qualname__}'] = owner
     # NumPy 2 has renamed the module; files of either version are read. NumPy 1.26
     # has an empty one of the new name.
-    core = np.core if digit_version(np.__version__) < digit_version('2') else np._core
+    is_old = digit_version(np.__version__) < digit_version('2')
+    core = getattr(np, 'core' if is_old else '_core')
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         allowed[f'{module}._reconstruct'] = core.multiarray._reconstruct
         allowed[f'{module}.scalar'] = core.multiarray.scalar

@@ -31,8 +31,8 @@ LEGEND = (
     "Corrected: by Bonferroni, so that all methods' intervals hold together; "
     f'{AHEAD} or {BEHIND} and a coloured row say that it leaves out 0. Step time: '
     'median time of a training step. Memory: peak of the process, or of tensors on a '
-    'GPU. Both relative to the plain student of the same seed. ECE: 15 bins of equal width, '
-    'the mean over the seeds, each by itself. '
+    'GPU. Both relative to the plain student of the same seed. ECE: 15 bins of equal '
+    'width, the mean over the seeds, each by itself. '
     "Added parameters: beside the plain student's, while training (without a frozen "
     'pretrained teacher) and in the exported student. –: the evaluator gave none for '
     'some seed, as for a detector without detections.'
