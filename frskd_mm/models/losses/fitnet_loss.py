@@ -3,10 +3,10 @@
 from typing import Any, List, Optional, Sequence, Union
 
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
+from frskd_mm.models.necks.layers import build_norm
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments
 
@@ -85,5 +85,5 @@ def adapter(
     """Return a 1x1 convolution without bias and its norm."""
     return [
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        build_norm_layer(norm_cfg or dict(type='BN'), out_channels)[1],
+        build_norm(norm_cfg or dict(type='BN'), out_channels),
     ]

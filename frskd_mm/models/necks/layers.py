@@ -1,5 +1,6 @@
 """Building blocks of the BiFPN necks."""
 
+import math
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import torch
@@ -26,6 +27,17 @@ def build_inplace_activation(act_cfg: dict) -> nn.Module:
     return build_activation_layer({**inplace, **act_cfg})
 
 
+def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
+    """Build a norm; of a group norm as many of the groups as divide the channels.
+
+    32 groups of 48 channels become 16.
+    """
+    groups = norm_cfg.get('num_groups')
+    if groups is not None:
+        norm_cfg = {**norm_cfg, 'num_groups': math.gcd(groups, channels)}
+    return build_norm_layer(norm_cfg, channels)[1]
+
+
 class Pointwise(nn.Sequential):
     """PW of the equations: 1x1 convolution without bias, norm, activation.
 
@@ -41,7 +53,7 @@ class Pointwise(nn.Sequential):
     ) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            build_norm_layer(norm_cfg, out_channels)[1],
+            build_norm(norm_cfg, out_channels),
             build_inplace_activation(act_cfg),
         )
         self.homogeneous = act_cfg['type'] in HOMOGENEOUS
@@ -83,7 +95,7 @@ def depthwise_separable(
         layers += [
             nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
             nn.Conv2d(channels, channels, 1, bias=False),
-            build_norm_layer(norm_cfg, channels)[1],
+            build_norm(norm_cfg, channels),
         ]
     return nn.Sequential(*layers)
 

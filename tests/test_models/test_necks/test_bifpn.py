@@ -189,6 +189,13 @@ def test_maps_beyond_the_bottom_up_pass_are_those_of_the_top_down_pass(kind):
     torch.testing.assert_close(outs[3], lateral)
 
 
+def test_groups_of_a_norm_fit_the_channels():
+    """An FPN of 48 channels, with the 32 groups of the detection recipe."""
+    neck = BiFPNc([48, 64], width=1, norm_cfg=dict(type='GN', num_groups=32))
+    groups = {m.num_groups for m in neck.modules() if isinstance(m, nn.GroupNorm)}
+    assert groups == {16, 32}
+
+
 def test_default_width_is_two():
     assert BiFPNc([16, 32]).out_channels == [32, 64]
     assert BiFPN([16, 32]).out_channels == [256, 256]
