@@ -247,12 +247,14 @@ NOTES = """
 * Settings go behind the command as written in the table. Those of the model are
   applied before it is wrapped, so they keep their upstream names; those under
   `model.distiller` belong to the method.
-* A classifier is asked for several feature maps through `backbone.out_indices`; the
-  map that its head reads stays the same. Swin, PoolFormer and the like then have a
-  norm layer a map, so the student gets a few parameters more that distillation alone
-  trains. The exported config has the same `out_indices` and loads them strictly. With
-  `frskd-f` they get no gradient: several processes then need
-  `find_unused_parameters=True`.
+* The student is the plain model: its parameters, initial weights and outputs stay as
+  its config says. Where its backbone returns several maps, these are refined. Where
+  it returns one, tokens or a vector, stages are recorded as they run: of each map size
+  the deepest, the coarsest four; of plain transformers four layers at even distances.
+  What was chosen is printed, and `model.distiller.stages` chooses others, by the names
+  of modules or indices of those that are printed.
+* A head whose channels cannot be set to the refined maps' gets a 1x1 convolution before
+  it in the self-teacher.
 * Where the table changes a head or a pooling, the plain model for comparison needs
   the same settings, but for those under `model.distiller`: `--method none` with them.
 * The learning-rate constructors of the hosts that decay by layer give everything

@@ -18,7 +18,7 @@ from frskd_mm.utils.model import build_model
 from frskd_mm.utils.random import isolated_rng
 
 from .config import check_sample_indices
-from .levels import fit_levels
+from .levels import fit_input_size
 from .methods import PLAIN, check_changes, method_name, read_method
 
 #: How the method files name the tasks.
@@ -34,9 +34,9 @@ def wrap(
     """Let a host library's config train with a self-distillation method.
 
     The model becomes ``frskd_mm.Distilled`` around the model of the config.
-    The rest of the config stays as it is. A classifier whose backbone returns
-    its last map alone is asked for several where the method reads several.
-    :func:`student_config` is the way back.
+    The rest of the config stays as it is, and so does the student: a method that
+    reads several feature maps records them as they arise. :func:`student_config` is
+    the way back.
 
     A method is a file ``configs/_base_/methods/NAME_TASK.py``, TASK being cls,
     det or seg, or ``NAME.py`` for all of them. It holds ``distiller``; if the
@@ -62,8 +62,8 @@ def wrap(
 
     Raises:
         ValueError: If the method is unknown for the task, the config has no
-            model or a distilled one, the backbone does not give the maps that
-            the method reads, the config chose a loss or augments that the method
+            model or a distilled one, the backbone has no maps as
+            the method reads them, the config chose a loss or augments that the method
             would replace, or the method cannot use its training set.
         FileNotFoundError: If the method is a path, but there is no such file.
 
@@ -90,7 +90,7 @@ def wrap(
             chosen = settings.pop('distiller')
             task.check_student(built)
             if getattr(MODELS.get(chosen.type), 'reads_levels', False):
-                fit_levels(task, student, built, cfg, chosen)
+                fit_input_size(task, cfg, built, chosen)
             model = dict(type='frskd_mm.Distilled', student=student, distiller=chosen)
         elif given or distiller:
             raise ValueError(
@@ -110,8 +110,7 @@ def student_config(cfg: Config) -> Config:
 
     Takes back what :func:`wrap` adds: the distiller, the pairs of the data loader and
     the import of this package. Hooks that need a distiller go, too. What a method
-    changes in the student itself stays, such as Mixup or the levels that its backbone
-    returns.
+    changes in the student itself stays, such as Mixup.
 
     Args:
         cfg: Config whose model is ``frskd_mm.Distilled``; left as it is.

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from frskd_mm.models.distilled import Distilled
-from frskd_mm.utils.model import build_model, count_parameters, dry_run
+from frskd_mm.utils.model import (
+    build_model,
+    count_parameters,
+    dry_run,
+    input_channels,
+)
 
 from .benchmark import Workload, choose_image_size, configure_arms, plan_arms
 from .benchmark.flops import FORMULAS
@@ -233,12 +238,15 @@ def _levels(model: BaseModel, size: Tuple[int, int]) -> List[List[str]]:
     self_teacher: Any = getattr(distiller, 'self_teacher', None)
     if not isinstance(model, Distilled) or not hasattr(self_teacher, 'refine'):
         return []
-    shapes = distiller.task.feature_shapes(model, distiller.source, size)
     rows = []
     example = next(model.parameters())
+    channels = input_channels(model, size)
     with dry_run(model):
-        refined = self_teacher.refine([example.new_zeros(1, *s) for s in shapes])
-    for level, (shape, teacher) in enumerate(zip(shapes, refined), start=1):
+        image = example.new_zeros(1, channels, *size)
+        feats = distiller.task.extract_feats(model, distiller.levels, image)
+        refined = self_teacher.refine(feats)
+    for level, (feat, teacher) in enumerate(zip(feats, refined), start=1):
+        shape = feat.shape[1:]
         stride = size[0] / shape[1]
         rows.append(
             [

@@ -9,19 +9,25 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from frskd_mm.models.self_teacher import SelfTeacher
 from frskd_mm.models.tasks.base import sample_name
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import check_arguments
-from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits
+from frskd_mm.utils.checkpoint import (
+    as_converted,
+    find_misfits,
+    summarize_misfits,
+)
 from frskd_mm.utils.compiling import is_compiling
 from frskd_mm.utils.random import isolated_rng
 from frskd_mm.utils.recorder import bind_forward, shadow, unshadow
 from frskd_mm.utils.scope import drop_own_scope
 
 DISTILLER_PREFIX = 'distiller.'
+#: Of a backbone's tensors, how many pretrained weights have to fit.
+LEAST_SHARE = 0.5
 #: What mmseg's init_model empties in the config of any model.
 EMPTIED = ('pretrained', 'train_cfg')
 
@@ -213,11 +219,17 @@ def distill(
     model._checked = None
     model.loaded_plain = False
     model._register_load_state_dict_pre_hook(_check_checkpoint, with_module=True)
+    model.backbone._register_load_state_dict_pre_hook(
+        _check_backbone_weights, with_module=True
+    )
     model.register_forward_pre_hook(_before_forward, with_kwargs=True)
     for part in model.modules():
         if isinstance(part, (BaseModel, SelfTeacher)):
             for child in part.children():
                 bind_forward(child)
+    if built.levels is not None:
+        for module in built.levels.modules(model).values():
+            bind_forward(module)
     return model
 
 
@@ -270,7 +282,7 @@ def _check_checkpoint(
             # The distiller keeps what it has, and is not reported as missing.
             state_dict[prefix + key] = value
         given.pop(key, None)
-    misfits = find_misfits(own, given)
+    misfits = find_misfits(own, as_converted(model, given))
     refused = {
         kind: [key for key in keys if key.startswith('backbone.')]
         for kind, keys in misfits.items()
@@ -290,3 +302,27 @@ def _check_checkpoint(
         'initialisation.',
         logger='current',
     )
+
+
+def _check_backbone_weights(
+    backbone: nn.Module, state_dict: dict, prefix: str, *args: Any
+) -> None:
+    """Refuse another model's weights, as ``init_cfg`` of a backbone loads them.
+
+    Some weights are left over rightly: the file's head, norms that the file's model
+    does not have. But of another model few fit.
+
+    Raises:
+        ValueError: If most tensors of the backbone find none that fits.
+    """
+    if prefix:
+        return  # the whole model is loaded, and checked
+    own = backbone.state_dict()
+    misfits = find_misfits(own, as_converted(backbone, state_dict))
+    unfit = len(misfits['missing']) + len(misfits['of another shape'])
+    if unfit > (1 - LEAST_SHARE) * len(own):
+        raise ValueError(
+            f'The pretrained weights are not those of a {type(backbone).__name__} of '
+            f'this form: {summarize_misfits(misfits)}. Load weights of the same '
+            'architecture, or change student.backbone: its init_cfg names the file.'
+        )

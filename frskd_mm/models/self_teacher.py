@@ -1,6 +1,6 @@
 """The self-teacher: a refining neck and a twin of the student's rest."""
 
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
@@ -14,7 +14,8 @@ from frskd_mm.utils.preactivation import PreactRecorder
 from .necks.refining import RefiningNeck, learn_neck
 from .switches import find_switches, follow_switches
 from .tasks import Task
-from .tasks.base import as_levels
+from .tasks.base import RewiringError, as_levels
+from .tasks.levels import Levels, StageNames
 
 
 class SelfTeacher(BaseModule):
@@ -30,10 +31,15 @@ class SelfTeacher(BaseModule):
         student (BaseModel): The built student; not kept.
         student_cfg (ConfigDict): Its config.
         neck (dict): Neck config; ``in_channels`` is inferred unless given.
-        source (str): 'backbone' or 'neck', what is refined.
+        source (str | Levels, optional): What is refined: levels, the 'backbone' or
+            the 'neck'. The default depends on the task.
         twin (dict, optional): Settings merged into the inferred twin config.
         input_size (tuple[int, int], optional): Image height and width of the
             dry forward that infers the channels.
+        stages (Sequence[str | int], optional): See ``Task.find_levels``.
+
+    Attributes:
+        levels (Levels): What of the student is refined.
 
     Raises:
         ValueError: If the neck's ``in_channels`` are not the student's.
@@ -45,45 +51,35 @@ class SelfTeacher(BaseModule):
         student: BaseModel,
         student_cfg: ConfigDict,
         neck: dict,
-        source: str,
+        source: Union[str, Levels, None] = None,
         twin: Optional[dict] = None,
         input_size: Optional[Tuple[int, int]] = None,
+        stages: Optional[StageNames] = None,
     ) -> None:
         super().__init__()
-        shapes = task.feature_shapes(student, source, input_size)
+        if isinstance(source, Levels):
+            levels = source
+        else:
+            levels = task.find_levels(student, source, input_size, stages)
+        self.levels, source = levels, levels.source
+        shapes = levels.shapes
         if len(shapes) < 2:
             raise ValueError(
                 f'The {source} ({type(getattr(student, source)).__name__}) gives one '
-                'map, but the self-teacher refines at least two. Set student.'
-                f'{source}.out_indices=(0, 1, 2, 3), or the levels that it has, or '
-                f'source={_other(source)!r} in the distiller if that gives several.'
+                'map, and no parts that give others, but the self-teacher refines at '
+                'least two. Use another backbone, or a method that reads logits alone.'
             )
         in_channels = [channels for channels, *_ in shapes]
         neck = {**neck, 'in_channels': self._check_channels(neck, in_channels, source)}
-        read = task.levels_read(student_cfg, source, len(in_channels))
+        outputs = task.outputs_read(levels, student_cfg)
+        read = sorted({levels.outputs[output] for output in outputs})
         neck_class = class_of(neck)
         if issubclass(neck_class, RefiningNeck):
             neck = {**neck_class.settings_for(read), **neck}
         self.neck = MODELS.build(neck)
         self.in_channels = in_channels
         self.out_channels = learn_neck(self.neck, shapes, read)
-        cfg = Config(
-            dict(
-                twin=task.twin_cfg(student_cfg, source, in_channels, self.out_channels)
-            )
-        )
-        cfg.merge_from_dict(dict(twin=twin or {}))
-        changes = _changes(student_cfg, cfg.twin)
-        try:
-            self.twin = MODELS.build(cfg.twin)
-        except Exception as error:
-            raise ValueError(
-                'The rest of the student cannot be built on the refined maps: '
-                f'{type(error).__name__}: {error} Changed were '
-                f'{"; ".join(changes) or "no settings"}. Change what hangs together '
-                "with them, too: twin=dict(...) in the distiller. Or keep the maps' "
-                'channels: neck=dict(width=1) with BiFPNc.'
-            ) from error
+        self.twin, changes = self._build_twin(task, student_cfg, twin or {})
         _check_classes(student, self.twin)
         self._switches = _common_settings(student, self.twin)
         self._part_switches = find_switches(student, self.twin)
@@ -97,6 +93,58 @@ class SelfTeacher(BaseModule):
             ),
             logger='current',
         )
+
+    def _build_twin(
+        self, task: Task, student_cfg: ConfigDict, given: dict
+    ) -> Tuple[BaseModel, List[str]]:
+        """Build the rest of the student on the refined maps.
+
+        Its readers take the refined channels. Where they cannot, convolutions bring
+        the maps to the student's channels first.
+
+        Args:
+            task: How to read the student.
+            student_cfg: Its config.
+            given: The user's settings of the twin.
+
+        Returns:
+            tuple: The twin, and what is set otherwise than in the student.
+
+        Raises:
+            ValueError: If it cannot be built either way.
+        """
+        first: Optional[Exception] = None
+        changes: List[str] = []
+        for rewire in (True, False):
+            try:
+                inferred = task.twin_cfg_on(
+                    self.levels, student_cfg, self.out_channels, rewire
+                )
+            except RewiringError:
+                continue
+            cfg = Config(dict(twin=inferred))
+            cfg.merge_from_dict(dict(twin=given))
+            if rewire:
+                changes = _changes(student_cfg, cfg.twin)
+            try:
+                twin = MODELS.build(cfg.twin)
+            except Exception as error:
+                first = first or error
+                continue
+            if not rewire:
+                changes = _changes(student_cfg, cfg.twin)
+            for level, (before, after) in (
+                cfg.twin.backbone.get('widths') or {}
+            ).items():
+                changes.append(f'level {level}: {before} -> {after} channels, 1x1')
+            return twin, changes
+        raise ValueError(
+            'The rest of the student cannot be built on the refined maps: '
+            f'{type(first).__name__}: {first} Changed were '
+            f'{"; ".join(changes) or "no settings"}. Change what hangs together '
+            "with them, too: twin=dict(...) in the distiller. Or keep the maps' "
+            'channels: neck=dict(width=1) with BiFPNc.'
+        ) from first
 
     def _summary(
         self,
@@ -116,6 +164,7 @@ class SelfTeacher(BaseModule):
         for level, (shape, refined) in enumerate(zip(shapes, self.out_channels)):
             stride = f'{height / shape[1]:g}'
             lines.append(f'  {level:<5}  {stride:<6}  {shape!s:<15} {refined}')
+        lines += [f'  {line}' for line in self.levels.describe()]
         lines += ['  of the twin otherwise than of the student:']
         lines += [f'    {change}' for change in changes or ['nothing']]
         return '\n'.join(lines)
@@ -199,10 +248,6 @@ def _check_classes(student: BaseModel, twin: BaseModel) -> None:
                 f'{ours}. Both learn from the same labels: remove num_classes from '
                 "the distiller's twin=dict(...)."
             )
-
-
-def _other(source: str) -> str:
-    return 'neck' if source == 'backbone' else 'backbone'
 
 
 def _changes(student: Any, twin: Any, path: str = '') -> List[str]:

@@ -7,6 +7,8 @@ from typing import Any, Dict, Iterable, List, Mapping, Sequence
 from torch import Tensor, nn
 
 Misfits = Dict[str, List[str]]
+#: What only checks weights, and converts none.
+OWN_HOOKS = ('_check_checkpoint', '_check_backbone_weights')
 
 
 def weights_of(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
@@ -41,6 +43,27 @@ def find_misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Misf
             if given[key].shape != own[key].shape
         ),
     }
+
+
+def as_converted(model: nn.Module, given: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """Return weights as a model's modules convert them while they are loaded.
+
+    Backbones bring names of earlier versions, or position embeddings of another
+    image size, into their own form by hooks. Nothing is loaded.
+
+    Args:
+        model: What would load them.
+        given: Weights by name; left as they are.
+    """
+    converted = OrderedDict(given)
+    for name, module in model.named_modules():
+        if not name:
+            continue  # what asks is a hook of the model itself
+        prefix = f'{name}.'
+        for hook in module._load_state_dict_pre_hooks.values():
+            if getattr(hook, '__name__', '') not in OWN_HOOKS:
+                hook(converted, prefix, {}, True, [], [], [])
+    return converted
 
 
 def find_loading_misfits(

@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
 from mmengine.config import Config
@@ -82,12 +82,26 @@ def input_channels(model: nn.Module, image_size: Tuple[int, int]) -> int:
 
 @contextmanager
 def dry_run(model: nn.Module) -> Iterator[None]:
-    """Run a model in eval mode, and leave it and the random numbers as they were."""
-    modes = {module: module.training for module in model.modules()}
+    """Run a model in eval mode, and leave it and the random numbers as they were.
+
+    Some models keep the size of the last image, and tables made for it.
+    """
+    saved = [
+        (module, dict(module._buffers), _plain_values(module))
+        for module in model.modules()
+    ]
     try:
         with torch.no_grad(), isolated_rng():
             model.eval()
             yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for module, buffers, values in saved:
+            module.__dict__.update(values)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+
+
+def _plain_values(module: nn.Module) -> Dict[str, Any]:
+    """Return a module's settings and its mode, without what is in it."""
+    kinds = (bool, int, float, str, tuple, type(None))
+    return {k: v for k, v in vars(module).items() if isinstance(v, kinds)}

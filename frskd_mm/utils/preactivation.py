@@ -43,13 +43,15 @@ class ReLUInputs(TorchFunctionMode):
         return output
 
     def of(self, feats: Union[Tensor, Sequence[Tensor]]) -> Any:
-        """Return the maps before their ReLU; a map that no ReLU made as it is.
+        """Return the maps before their ReLU; what no ReLU made as it is.
 
         Raises:
             RuntimeError: If a map has a gradient, but not what was before its ReLU.
         """
-        if not isinstance(feats, Tensor):
+        if isinstance(feats, (list, tuple)):
             return tuple(self.of(feat) for feat in feats)
+        if not isinstance(feats, Tensor):
+            return feats  # the size of a map, beside its tokens
         before = self._inputs.get(feats, feats)
         if feats.requires_grad and not before.requires_grad:
             raise RuntimeError(
@@ -62,18 +64,22 @@ class ReLUInputs(TorchFunctionMode):
 
 
 class PreactRecorder(Replayer):
-    """Record also, as 'preacts', the maps 'feats' before their last ReLU."""
+    """Record also, as 'preacts', the maps 'feats' before their last ReLU.
+
+    Those of inner modules, 'feats.NAME', become 'preacts.NAME'.
+    """
 
     def _recording(self, name: str, method: Callable) -> Callable:
-        if name != 'feats':
+        kind, dot, rest = name.partition('.')
+        if kind != 'feats':
             return super()._recording(name, method)
 
         @wraps(method)
         def recorded(*args: Any, **kwargs: Any) -> Any:
             with ReLUInputs() as inputs:
                 output = method(*args, **kwargs)
-            self.outputs['feats'].append(output)
-            self.outputs['preacts'].append(inputs.of(output))
+            self.outputs[name].append(output)
+            self.outputs[f'preacts{dot}{rest}'].append(inputs.of(output))
             return output
 
         return recorded

@@ -30,7 +30,7 @@ def attention_maps(model: BaseModel, inputs: Tensor) -> List[Tuple[Tensor, Tenso
     """
     distiller = model.distiller
     model.eval()
-    feats = distiller.task.extract_feats(model, distiller.source, inputs)
+    feats = distiller.task.extract_feats(model, distiller.levels, inputs)
     refined = distiller.self_teacher.refine(feats)
     return [(_relative(f), _relative(t)) for f, t in zip(feats, refined)]
 

@@ -38,7 +38,8 @@ from frskd_mm.lab.benchmark.operators import REST, profile_operators
 from frskd_mm.lab.benchmark.rounds import Spread, paired_ratio, run_in_turns
 from frskd_mm.lab.benchmark.steps import PHASES, TrainingStep
 from frskd_mm.lab.outputs import check_output
-from frskd_mm.lab.trial import find_image_size, find_num_classes, random_batch
+from frskd_mm.lab.trial import find_num_classes, random_batch
+from frskd_mm.utils.image_size import find_image_size
 
 PLAIN = 'configs/digits/wrn10-1_digits.py'
 FRSKD = 'configs/digits/frskd_wrn10-1_digits.py'

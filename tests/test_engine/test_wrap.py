@@ -12,9 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from frskd_mm.engine import levels as levels_module
 from frskd_mm.engine import load_config, method_names, student_config, wrap
-from frskd_mm.engine.levels import choose_levels
 from frskd_mm.engine.methods import method_files
 from frskd_mm.models import Distilled
 
@@ -60,10 +58,7 @@ def test_upstream_configs_of_every_task(task, method, has_features, tmp_path):
     cfg = wrap(plain, method)
 
     assert plain._cfg_dict.to_dict() == before
-    student = deepcopy(before['model'])
-    if task == 'cls':
-        student['backbone']['out_indices'] = (0, 1, 2, 3)
-    assert cfg.model.student.to_dict() == student
+    assert cfg.model.student.to_dict() == before['model']
     rest = {k: v for k, v in before.items() if k not in ('model', 'custom_imports')}
     assert {k: cfg[k] for k in rest} == rest
 
@@ -127,10 +122,7 @@ def test_one_build_and_one_run_tell_what_a_method_needs(config, method, runs, co
 def test_the_way_back_leads_to_the_plain_config(task, method):
     plain = load_config(UPSTREAM[task], {'custom_hooks': [dict(type='EMAHook')]})
     back = student_config(wrap(plain, method))
-    expected = plain.to_dict()
-    if task == 'cls':  # stays, since the exported weights may need it
-        expected['model']['backbone']['out_indices'] = (0, 1, 2, 3)
-    assert back.to_dict() == expected
+    assert back.to_dict() == plain.to_dict()
 
 
 def test_pairs_imports_and_hooks_are_taken_back():
@@ -242,9 +234,7 @@ def test_configs_that_import_their_types(tmp_path):
     smooth = wrap(plain, 'label-smoothing')
     assert smooth.model.head.loss.type == 'LabelSmoothLoss'
     build(smooth)
-    student = student_config(wrap(plain, 'frskd'))
-    del student.model.backbone['out_indices']
-    assert student.to_dict() == plain.to_dict()
+    assert student_config(wrap(plain, 'frskd')).to_dict() == plain.to_dict()
 
 
 CUTMIX = dict(type='CutMix', alpha=1.0)
@@ -272,25 +262,11 @@ def test_the_same_mixing_may_be_named_twice():
     assert wrap(cfg, 'frskd-cutmix').model.to_dict() == wrap(cfg).model.to_dict()
 
 
-@pytest.mark.parametrize(
-    ('sizes', 'levels'),
-    [
-        ([32, 16, 8, 4], (0, 1, 2, 3)),  # ResNet
-        ([112, 56, 28, 14, 14, 7, 7, 7], (1, 2, 4, 7)),  # MobileNetV2
-        ([28, 14, 7, 7], (0, 1, 3)),  # DenseNet
-        ([14] * 12, (2, 5, 8, 11)),  # ViT
-        ([14] * 3, (0, 1, 2)),
-    ],
-)
-def test_levels(sizes, levels):
-    assert choose_levels([(size, size) for size in sizes]) == levels
-
-
-def test_the_head_goes_on_reading_the_same_map():
+def test_the_student_is_the_plain_model():
     plain = classifier(dict(type='MobileNetV2', widen_factor=0.25), 1280)
     cfg = wrap(plain)
     before, after = build(plain).eval(), build(cfg).eval()
-    assert len(after.backbone.out_indices) == 4
+    assert after.backbone.out_indices == before.backbone.out_indices
     after.load_state_dict(before.state_dict(), strict=False)
     image = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(after(image), before(image), rtol=0, atol=0)
@@ -309,50 +285,14 @@ def test_a_larger_dry_image_is_found(caplog):
     build(cfg)
 
 
-def test_parameters_that_levels_add_are_named(monkeypatch):
-    """Swin has a norm for each map that it returns."""
-    said = []
-    monkeypatch.setattr(levels_module, 'print_log', lambda text, **_: said.append(text))
-    arch = dict(embed_dims=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2])
-    cfg = classifier(dict(type='SwinTransformer', arch=arch), 128)
-    backbone = wrap(cfg).model.student.backbone
-    assert backbone.out_indices == (0, 1, 2, 3)
-    names = ', '.join(
-        f'backbone.norm{i}.{name}' for i in range(3) for name in ('weight', 'bias')
-    )
-    assert said[0].endswith(f'which distillation alone trains: {names}')
-    said.clear()
-    wrap(resnet())
-    assert said == ['Levels: ResNet returns one map; set to out_indices=(0, 1, 2, 3)']
-
-
-@pytest.mark.parametrize(
-    ('backbone', 'in_channels', 'message'),
-    [
-        (dict(type='VGG', depth=11, num_classes=5), 5, 'num_classes=-1'),
-        (
-            dict(type='VisionTransformer', arch='deit-tiny'),
-            192,
-            "VisionTransformer.*out_type='featmap'",
-        ),
-        (
-            dict(
-                type='ConvNeXt', arch=dict(depths=[1, 1, 1, 1], channels=[8, 8, 8, 8])
-            ),
-            8,
-            'gap_before_final_norm=False',
-        ),
-    ],
-)
-def test_backbones_without_maps_say_what_to_change(backbone, in_channels, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        wrap(classifier(backbone, in_channels))
-    assert 'out_indices' not in str(caught.value)  # which would not help
-
-
-def test_a_backbone_of_one_channel_and_one_map_is_told_apart():
-    with pytest.raises(ValueError, match='LeNet5 returns one map and has no out_'):
-        wrap(classifier(dict(type='LeNet5'), 120))
+def test_an_image_of_the_training_size_is_tried():
+    """LeNet5 takes images of 32 pixels alone."""
+    loader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=32)]))
+    cfg = classifier(dict(type='LeNet5', num_classes=5), 5, train_dataloader=loader)
+    cfg.model.neck, cfg.model.head = None, dict(type='ClsHead')
+    cfg = wrap(cfg)
+    assert cfg.model.distiller.input_size == (32, 32)
+    assert build(cfg).distiller.self_teacher.in_channels == [6, 16, 16, 120]
 
 
 RUN = """

@@ -249,6 +249,55 @@ def test_pretrained_init_cfg_of_the_student_loads_plain_weights(tmp_path, log):
     assert 'tensors of the student loaded' in log.text
 
 
+def test_pretrained_init_cfg_of_another_backbone_is_refused(tmp_path):
+    """MMEngine only warns, and the training begins from scratch."""
+    path = tmp_path / 'other.pth'
+    student = toy_student_cfg()
+    student['backbone']['base_channels'] = 16
+    student['head']['in_channels'] = 128
+    torch.save(plain(**student).backbone.state_dict(), path)
+    student = toy_student_cfg()
+    student['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=str(path))
+    with pytest.raises(ValueError, match='not those of a ResNet_CIFAR of this form'):
+        distilled(student)
+
+
+def test_pretrained_init_cfg_may_leave_a_part_over(tmp_path):
+    upstream, path = plain(), tmp_path / 'own.pth'
+    weights = upstream.backbone.state_dict()
+    weights['fc.weight'] = torch.zeros(10, 64)
+    del weights['layer4.1.bn2.bias']
+    torch.save(weights, path)
+    student = toy_student_cfg()
+    student['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=str(path))
+    model = distilled(student)
+    assert torch.equal(model.backbone.conv1.weight, upstream.backbone.conv1.weight)
+
+
+def test_weights_that_the_backbone_converts_fit():
+    """ViT resizes the position embedding of another image size as it loads."""
+
+    def vit(img_size):
+        return dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=dict(
+                type='VisionTransformer',
+                arch=dict(
+                    embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=8
+                ),
+                img_size=img_size,
+                patch_size=8,
+            ),
+            head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=8),
+        )
+
+    upstream, model = MODELS.build(vit(64)), distilled(vit(32))
+    upstream.init_weights()
+    load_state_dict(model, upstream.state_dict(), strict=False)
+    for name, value in upstream.backbone.layers.state_dict().items():
+        assert torch.equal(model.backbone.layers.state_dict()[name], value), name
+
+
 def test_head_of_other_classes_may_differ_and_is_reported(log):
     head = dict(type='LinearClsHead', num_classes=7, in_channels=64)
     upstream, model = plain(head=head), toy_distilled()

@@ -97,14 +97,7 @@ def test_wrong_in_channels_are_refused(given):
     assert 'student.backbone.out_indices' in str(e.value)
 
 
-def test_too_few_out_indices_are_refused():
-    student = toy_student_cfg()
-    student['backbone']['out_indices'] = (3,)
-    with pytest.raises(ValueError, match=r'refines at least two.*out_indices=\(0'):
-        build(student)
-
-
-def test_maps_without_height_and_width_are_refused():
+def test_vectors_of_several_layers_have_no_maps_but_the_layers_have():
     student = dict(
         type='mmpretrain.ImageClassifier',
         backbone=dict(
@@ -116,8 +109,13 @@ def test_maps_without_height_and_width_are_refused():
         ),
         head=dict(type='LinearClsHead', num_classes=10, in_channels=8),
     )
-    with pytest.raises(ValueError, match="out_type='featmap'"):
-        build(student)
+    self_teacher = build(student).distiller.self_teacher
+    assert [s.name for s in self_teacher.levels.stages] == ['layers.0', 'layers.1']
+
+
+def test_a_neck_that_returns_no_maps_is_not_refined():
+    with pytest.raises(ValueError, match='Leave source out of the distiller'):
+        build(toy_student_cfg(), source='neck')
 
 
 def test_unknown_source_is_refused():

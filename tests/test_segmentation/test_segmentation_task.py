@@ -303,7 +303,7 @@ def test_heads_without_class_maps_are_refused():
         _logit_maps(head, queries)
 
 
-def test_a_neck_without_in_channels_is_refused_with_the_fix():
+def test_a_neck_without_in_channels_gets_the_channels_of_the_student():
     """ViT with the pyramid of BEiT: one width at all levels, named embed_dim."""
     student = student_cfg(
         backbone=dict(
@@ -322,8 +322,12 @@ def test_a_neck_without_in_channels_is_refused_with_the_fix():
         decode_head=point_rend_cfg()['decode_head'][0],
         auxiliary_head=None,
     )
-    with pytest.raises(ValueError, match="source='neck'"):
-        build(student)
+    wide = dict(type='frskd_mm.BiFPNc', width=2)
+    twin = build(student, neck=wide).distiller.self_teacher.twin
+    assert {
+        level: (conv.in_channels, conv.out_channels)
+        for level, conv in twin.backbone.adapters.items()
+    } == {level: (16, 8) for level in '0123'}
     model = build(student, source='neck')
     assert model.distiller.self_teacher.neck.in_channels == [8] * 4
 

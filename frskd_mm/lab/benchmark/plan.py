@@ -9,7 +9,8 @@ from mmengine.config import Config
 from frskd_mm.engine.config import configure_run
 from frskd_mm.engine.wrap import student_config, wrap
 from frskd_mm.lab.peak import find_function
-from frskd_mm.lab.trial import find_image_size, find_num_classes, without_weights
+from frskd_mm.lab.trial import find_num_classes, without_weights
+from frskd_mm.utils.image_size import find_image_size
 
 from .steps import CHANNELS_LAST, ForeignStep, TrainingStep, Workload
 

@@ -101,12 +101,16 @@ def _set_levels(cfg: Config, levels: float) -> Config:
     cfg, number = deepcopy(cfg), int(levels)
     student = cfg.model.student if cfg.model.type == DISTILLED else {}
     indices = student.get('backbone', {}).get('out_indices')
-    if cfg.get('default_scope') != 'mmpretrain' or indices is None:
+    if cfg.get('default_scope') != 'mmpretrain' or not student:
         raise ValueError(
-            '--sweep levels shortens the student.backbone.out_indices of distilled '
+            '--sweep levels leaves out the finest levels of distilled '
             'classifiers; what segmentors and detectors do not read of the backbone '
             'cannot be left out so.'
         )
+    if indices is None or isinstance(indices, int) or len(indices) == 1:
+        # Beside the map that the backbone returns, which are recorded in it.
+        cfg.model.distiller.stages = tuple(range(1 - number, 0))
+        return cfg
     if number > len(indices):
         raise ValueError(
             f'--sweep levels {number}: the backbone gives {len(indices)} levels. Set '

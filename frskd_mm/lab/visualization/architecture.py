@@ -32,7 +32,7 @@ def draw_architecture(model: BaseModel, image: Tensor, path: str) -> None:
     self_teacher = distiller.self_teacher
     model.eval()
     with torch.no_grad():
-        feats = distiller.task.extract_feats(model, distiller.source, image)
+        feats = distiller.task.extract_feats(model, distiller.levels, image)
         refined = self_teacher.refine(feats)
 
     bottom = -1.0  # row of the student's head; levels are rows 0 to n - 1

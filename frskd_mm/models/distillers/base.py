@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from frskd_mm.models.losses import FeatureLoss
 from frskd_mm.models.passes import Pass
 from frskd_mm.models.tasks import ClassificationTask, task_of
+from frskd_mm.models.tasks.base import Source
+from frskd_mm.models.tasks.levels import Levels
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import check_arguments
 from frskd_mm.utils.random import isolated_rng
@@ -36,6 +38,8 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
     classification_only = False
     #: Whether the method reads several feature maps of the student.
     reads_levels = False
+    #: The maps that are read, if the method reads several.
+    levels: Optional[Levels] = None
     #: Whether the method tells images apart by their index in the training set.
     reads_sample_idx = False
 
@@ -91,7 +95,7 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
         student: BaseModel,
         inputs: Tensor,
         data_samples: Sequence[Any],
-        source: Optional[str] = None,
+        source: Optional[Source] = None,
         preact: bool = False,
     ) -> Pass:
         """Run the host library's own ``loss`` of the student.
@@ -100,7 +104,8 @@ class BaseDistiller(BaseModule, metaclass=ABCMeta):
             student: The distilled model.
             inputs: Preprocessed images (N, C, H, W).
             data_samples: Their N annotations.
-            source: 'backbone' or 'neck', whose maps are kept; none by default.
+            source: 'backbone' or 'neck', whose outputs are kept, or the levels;
+                none by default.
             preact: Keep also the maps before their last ReLU.
 
         Returns:

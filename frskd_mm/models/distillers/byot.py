@@ -1,14 +1,16 @@
 """BYOT: be your own teacher, with a classifier at every stage."""
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmengine.config import ConfigDict
+from mmengine.logging import print_log
 from mmengine.model import BaseModel, BaseModule, ModuleList, Sequential
 from torch import Tensor
 
+from frskd_mm.models.tasks.levels import Levels, StageNames
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments, one_of
 from frskd_mm.utils.precision import at_least_fp32
@@ -103,6 +105,8 @@ class BYOT(BaseDistiller):
             Defaults to 'norm'.
         input_size (tuple[int, int], optional): Image height and width of the
             dry forward.
+        stages (Sequence[str | int], optional): Which maps are read where the
+            backbone returns one or none, see ``FRSKD``.
 
     Raises:
         ValueError: If the backbone gives a single level, or the hint is
@@ -126,10 +130,12 @@ class BYOT(BaseDistiller):
         hint_weight: float = 0.03,
         hint: str = 'norm',
         input_size: Optional[Tuple[int, int]] = None,
+        stages: Optional[StageNames] = None,
     ) -> None:
         super().__init__(student)
-        shapes = self.task.feature_shapes(student, 'backbone', input_size)
-        check_num_levels(type(self).__name__, shapes)
+        self.levels = self.task.find_levels(student, 'backbone', input_size, stages)
+        shapes = self.levels.shapes
+        check_num_levels(type(self).__name__, self.levels)
         self.soft_label = MODELS.build(soft_label)
         self.label_weight = label_weight
         self.hint_weight = hint_weight
@@ -139,7 +145,7 @@ class BYOT(BaseDistiller):
             ShallowBranch(
                 shapes,
                 level,
-                self.task.twin_cfg(student_cfg, 'backbone', channels, channels),
+                self.task.twin_cfg_on(self.levels, student_cfg, channels),
             )
             for level in range(len(shapes) - 1)
         )
@@ -148,7 +154,7 @@ class BYOT(BaseDistiller):
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the terms of all branches, see :class:`BaseDistiller`."""
-        deepest = self.run_student(student, inputs, data_samples, source='backbone')
+        deepest = self.run_student(student, inputs, data_samples, self.levels)
         losses = deepest.losses
         for level, branch in enumerate(self.branches):
             name, feats = f'branch_{level}', branch(deepest.feats)
@@ -171,15 +177,18 @@ class BYOT(BaseDistiller):
         return torch.linalg.vector_norm(difference)
 
 
-def check_num_levels(name: str, shapes: List[Tuple[int, ...]]) -> None:
-    """Require at least two feature levels.
+def check_num_levels(name: str, levels: Levels) -> None:
+    """Require at least two feature levels, and say which they are.
 
     Raises:
         ValueError: If there is one.
     """
-    if len(shapes) < 2:
+    if len(levels.stages) < 2:
         raise ValueError(
             f'{name} compares stages of the backbone, which returns only '
-            f'{len(shapes)}. Let it return more levels, for example '
-            'student.backbone.out_indices=(0, 1, 2, 3).'
+            f'{len(levels.stages)}, and has no parts that give others. Use another '
+            'backbone, or a method that reads logits alone.'
         )
+    description = levels.describe()
+    if description:
+        print_log('\n  '.join([f'{name}:', *description]), logger='current')

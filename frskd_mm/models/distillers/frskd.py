@@ -10,6 +10,7 @@ from torch import Tensor
 from frskd_mm.models.losses.feature_loss import build_feature_loss
 from frskd_mm.models.passes import Pass
 from frskd_mm.models.self_teacher import SelfTeacher
+from frskd_mm.models.tasks.levels import Levels, StageNames
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments
 from frskd_mm.utils.progress import training_progress
@@ -63,6 +64,11 @@ class FRSKD(TeachingDistiller):
         twin (dict, optional): Settings merged into the inferred twin config.
         input_size (tuple[int, int], optional): Image height and width of the
             dry forward.
+        stages (Sequence[str | int], optional): Where the student's backbone
+            returns one map or none: what is refined besides, names of its modules
+            or indices of the stages that are found, which are printed. By default
+            the deepest of each map size, the coarsest four; of plain transformers
+            four at even distances.
         guidance (dict, optional): Settings of ``LabelGuidance``, with which the
             self-teacher sees the ground truth; {} for its defaults. An
             extension. None by default: the published method.
@@ -72,6 +78,7 @@ class FRSKD(TeachingDistiller):
     """
 
     reads_levels = True
+    levels: Levels
 
     @check_arguments(
         self_teacher_loss_weight=NOT_NEGATIVE,
@@ -92,17 +99,18 @@ class FRSKD(TeachingDistiller):
         source: Optional[str] = None,
         twin: Optional[dict] = None,
         input_size: Optional[Tuple[int, int]] = None,
+        stages: Optional[StageNames] = None,
         guidance: Optional[dict] = None,
     ) -> None:
         super().__init__(student, weight_schedule)
-        self.source = source or self.task.default_source(student)
         self.detach_inputs = detach_inputs
         self.self_teacher_loss_weight = self_teacher_loss_weight
         self.interval = interval
         self.soft_label = MODELS.build(soft_label)
         self.self_teacher = SelfTeacher(
-            self.task, student, student_cfg, neck, self.source, twin, input_size
+            self.task, student, student_cfg, neck, source, twin, input_size, stages
         )
+        self.levels = self.self_teacher.levels
         self.feature_loss = build_feature_loss(
             feature_loss,
             in_channels=self.self_teacher.in_channels,
@@ -124,6 +132,11 @@ class FRSKD(TeachingDistiller):
             self.requires_grad_(False)
 
     @property
+    def source(self) -> str:
+        """Part of the student whose maps are refined."""
+        return self.levels.source
+
+    @property
     def is_active(self) -> bool:
         """Whether any term beyond the student's own has a weight."""
         losses = (self.soft_label, self.feature_loss)
@@ -140,7 +153,7 @@ class FRSKD(TeachingDistiller):
     ) -> Dict[str, Tensor]:
         """Compute the four terms, see :class:`BaseDistiller`."""
         student_pass = self.run_student(
-            student, inputs, data_samples, self.source, self.preact
+            student, inputs, data_samples, self.levels, self.preact
         )
         if not self.is_active or not self.is_due():
             return student_pass.losses
@@ -198,5 +211,5 @@ class FRSKD(TeachingDistiller):
     ) -> Any:
         """Predict with the self-teacher, in the host library's form."""
         return self.task.predict(
-            student, self.source, self.self_teacher, inputs, data_samples
+            student, self.levels, self.self_teacher, inputs, data_samples
         )

@@ -92,7 +92,7 @@ class FRSKDSLA(FRSKD):
         """Compute all terms, see :class:`BaseDistiller`."""
         with AllRotations(student, rotate) as pooled:
             student_pass = self.run_student(
-                student, inputs, data_samples, self.source, self.preact
+                student, inputs, data_samples, self.levels, self.preact
             )
         twin = self.self_teacher.twin
         with AllRotations(twin) as refined_pooled:

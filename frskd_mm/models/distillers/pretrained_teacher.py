@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from frskd_mm.models.losses.feature_loss import build_feature_loss
 from frskd_mm.models.passes import Pass
+from frskd_mm.models.tasks.levels import Levels, StageNames
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments
 from frskd_mm.utils.checkpoint import weights_of
@@ -74,6 +75,9 @@ class PretrainedTeacher(TeachingDistiller):
             'neck'. The default depends on the task.
         input_size (tuple[int, int], optional): Image height and width of the
             dry forward.
+        stages (Sequence[str | int], optional): Which maps of the student L_F
+            compares where its backbone returns one or none, see ``FRSKD``.
+        teacher_stages (Sequence[str | int], optional): The same of the teacher.
 
     Raises:
         ValueError: If teacher and student do not fit, the checkpoint does not fit
@@ -96,6 +100,8 @@ class PretrainedTeacher(TeachingDistiller):
         weight_schedule: Optional[dict] = None,
         source: Optional[str] = None,
         input_size: Optional[Tuple[int, int]] = None,
+        stages: Optional[StageNames] = None,
+        teacher_stages: Optional[StageNames] = None,
     ) -> None:
         super().__init__(student, weight_schedule)
         if not teacher or not checkpoint:
@@ -106,7 +112,8 @@ class PretrainedTeacher(TeachingDistiller):
             )
         self.checkpoint = checkpoint
         self.student_loss_weight = student_loss_weight
-        self.source = source or self.task.default_source(student)
+        self.levels: Optional[Levels] = None
+        self.teacher_levels: Optional[Levels] = None
         self.soft_label = MODELS.build(soft_label)
         teacher_cfg = _teacher_cfg(teacher)
         self._frozen = Frozen(MODELS.build(teacher_cfg))
@@ -120,7 +127,11 @@ class PretrainedTeacher(TeachingDistiller):
             )
         self.feature_loss = None
         if feature_loss is not None:
-            in_channels, out_channels = self._pair_levels(student, input_size)
+            self.levels, self.teacher_levels = (
+                self.task.find_levels(model, source, input_size, names)
+                for model, names in ((student, stages), (self.teacher, teacher_stages))
+            )
+            in_channels, out_channels = self._pair_levels()
             self.feature_loss = build_feature_loss(
                 feature_loss, in_channels=in_channels, out_channels=out_channels
             )
@@ -135,7 +146,7 @@ class PretrainedTeacher(TeachingDistiller):
     ) -> Dict[str, Tensor]:
         """Compute the three terms, see :class:`BaseDistiller`."""
         student_pass = self.run_student(
-            student, inputs, data_samples, self.source, self.preact
+            student, inputs, data_samples, self.levels, self.preact
         )
         teacher_pass = self.run_teacher(inputs, data_samples, student_pass)
         return {
@@ -164,7 +175,7 @@ class PretrainedTeacher(TeachingDistiller):
             teacher.loss,
             inputs,
             data_samples,
-            self.source,
+            self.teacher_levels,
             self.preact,
             follow=student_pass,
         )
@@ -180,22 +191,20 @@ class PretrainedTeacher(TeachingDistiller):
         self.teacher._apply(*args, **kwargs)
         return super()._apply(*args, **kwargs)
 
-    def _pair_levels(
-        self, student: BaseModel, input_size: Optional[Tuple[int, int]]
-    ) -> Tuple[Sequence[int], Sequence[int]]:
+    def _pair_levels(self) -> Tuple[Sequence[int], Sequence[int]]:
         """Return the channels of the student's and of the teacher's maps."""
-        shapes = [
-            self.task.feature_shapes(model, self.source, input_size)
-            for model in (student, self.teacher)
-        ]
+        both = [self.levels, self.teacher_levels]
+        shapes = [levels.shapes for levels in both if levels is not None]
         sizes = [[tuple(size) for _, *size in levels] for levels in shapes]
         if sizes[0] != sizes[1]:
+            names = [[s.name for s in levels.stages] for levels in both if levels]
             raise ValueError(
                 'The feature maps of student and teacher must pair up: as many '
                 'levels of equal sizes. Sizes of the student: '
-                f'{sizes[0]}, of the teacher: {sizes[1]}. Set out_indices of '
-                f'student.{self.source} and of teacher.{self.source} so that they '
-                'agree, or distil logits alone (feature_loss=None).'
+                f'{sizes[0]} ({", ".join(names[0])}), of the teacher: {sizes[1]} '
+                f'({", ".join(names[1])}). Set stages and teacher_stages of the '
+                'distiller, or out_indices of the backbones, so that they agree, or '
+                'distil logits alone (feature_loss=None).'
             )
         in_channels, out_channels = (
             [channels for channels, *_ in levels] for levels in shapes

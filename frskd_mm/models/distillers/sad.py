@@ -7,6 +7,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from frskd_mm.models.tasks.levels import StageNames
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments
 from frskd_mm.utils.precision import at_least_fp32, full_precision
@@ -63,6 +64,8 @@ class SAD(BaseDistiller):
             Constant by default.
         input_size (tuple[int, int], optional): Image height and width of the
             dry forward.
+        stages (Sequence[str | int], optional): Which maps are read where the
+            backbone returns one or none, see ``FRSKD``.
 
     Raises:
         ValueError: If the backbone gives a single level.
@@ -78,17 +81,18 @@ class SAD(BaseDistiller):
         loss_weight: float = 0.1,
         weight_schedule: Optional[dict] = None,
         input_size: Optional[Tuple[int, int]] = None,
+        stages: Optional[StageNames] = None,
     ) -> None:
         super().__init__(student, weight_schedule)
-        shapes = self.task.feature_shapes(student, 'backbone', input_size)
-        check_num_levels(type(self).__name__, shapes)
+        self.levels = self.task.find_levels(student, 'backbone', input_size, stages)
+        check_num_levels(type(self).__name__, self.levels)
         self.loss_weight = loss_weight
 
     def loss(
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the two terms, see :class:`BaseDistiller`."""
-        student_pass = self.run_student(student, inputs, data_samples, 'backbone')
+        student_pass = self.run_student(student, inputs, data_samples, self.levels)
         losses, feats = student_pass.losses, student_pass.feats
         weight = self.loss_weight * self.weight_schedule()
         if weight > 0:

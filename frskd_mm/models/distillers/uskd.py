@@ -7,6 +7,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from frskd_mm.models.tasks.classification import target_scores
+from frskd_mm.models.tasks.levels import StageNames
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import check_arguments
 
@@ -36,6 +37,8 @@ class USKD(BaseDistiller):
         uskd (dict, optional): Settings of ``USKDLoss``: alpha, beta, mu.
         input_size (tuple[int, int], optional): Image height and width of the
             dry forward.
+        stages (Sequence[str | int], optional): Which maps are read where the
+            backbone returns one or none, see ``FRSKD``.
 
     Raises:
         TypeError: If the student is not a classifier.
@@ -52,10 +55,12 @@ class USKD(BaseDistiller):
         student_cfg: ConfigDict,
         uskd: Optional[dict] = None,
         input_size: Optional[Tuple[int, int]] = None,
+        stages: Optional[StageNames] = None,
     ) -> None:
         super().__init__(student)
-        shapes = self.task.feature_shapes(student, 'backbone', input_size)
-        check_num_levels('USKD', shapes)
+        self.levels = self.task.find_levels(student, 'backbone', input_size, stages)
+        shapes = self.levels.shapes
+        check_num_levels('USKD', self.levels)
         self.uskd = MODELS.build({'type': 'frskd_mm.USKDLoss', **(uskd or {})})
         self.weak_classifier = nn.Linear(shapes[-2][0], student.head.num_classes)
         if not self.uskd.mu:
@@ -66,7 +71,7 @@ class USKD(BaseDistiller):
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Compute the four terms, see :class:`BaseDistiller`."""
-        student_pass = self.run_student(student, inputs, data_samples, 'backbone')
+        student_pass = self.run_student(student, inputs, data_samples, self.levels)
         logits = student_pass.logits
         weak_logits = self.weak_classifier(student_pass.feats[-2].mean(dim=(2, 3)))
         terms = self.uskd(

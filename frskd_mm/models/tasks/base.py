@@ -1,8 +1,10 @@
 """What a distiller has to know about the models of a host library."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from contextlib import nullcontext
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
+import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
@@ -14,14 +16,32 @@ from frskd_mm.utils.model import dry_run, input_channels
 from frskd_mm.utils.preactivation import PreactRecorder
 from frskd_mm.utils.recorder import Recorder, Replayer, Target
 
+from .levels import (
+    Levels,
+    StageNames,
+    as_levels,
+    find_levels,
+    levels_of_outputs,
+    reads_training_mode,
+)
+from .stages import CallRecorder
+
 SOURCES = ('backbone', 'neck')
 
 #: A host library's ``loss``, of inputs and annotations.
 LossFunction = Callable[[Any, Sequence[Any]], Dict[str, Any]]
 
 
+#: Where maps are recorded: the outputs of a part, or levels found in it.
+Source = Union[str, Levels]
+
+
 class DryForwardError(ValueError):
     """A student cannot take the image of the dry forward."""
+
+
+class RewiringError(ValueError):
+    """A reader of maps has no channels that could be set to the refined maps'."""
 
 
 class Task(ABC):
@@ -75,7 +95,7 @@ class Task(ABC):
         source: str,
         input_size: Optional[Tuple[int, int]] = None,
     ) -> List[Tuple[int, ...]]:
-        """Run the feature source once on zeros and return its maps' shapes.
+        """Run the feature source once and return its maps' shapes.
 
         Args:
             student: Built student; left as it was.
@@ -90,24 +110,9 @@ class Task(ABC):
             DryForwardError: If the student cannot run an image of this size.
             ValueError: If the source does not give (N, C, H, W) maps.
         """
-        height, width = input_size or self.input_size
-        targets = {'feats': (self.source_module(student, source), 'forward')}
-        channels = input_channels(student, (height, width))
-        image = next(student.parameters()).new_zeros(1, channels, height, width)
-        record = Recorder(targets)
-        try:
-            with dry_run(student), record:
-                student.extract_feat(image)
-        except Exception as error:
-            if not record.outputs['feats']:  # what comes after does not matter here
-                raise DryForwardError(
-                    f'{type(student).__name__} does not run on an image of '
-                    f'{height}x{width} with {channels} channels: '
-                    f'{type(error).__name__}: {error} Set input_size=(height, width) '
-                    "in the distiller to the training images'."
-                ) from error
-        feats = as_levels(record.last('feats'))
-        module = targets['feats'][0]
+        module = self.source_module(student, source)
+        record = self._dry_forward(student, {source: module}, None, input_size)
+        feats = as_levels(record.last(source))
         for level, feat in enumerate(feats):
             if not isinstance(feat, Tensor) or feat.dim() != 4:
                 given = (
@@ -121,6 +126,166 @@ class Task(ABC):
                     f'{_maps_advice(module)}'
                 )
         return [tuple(feat.shape[1:]) for feat in feats]
+
+    def find_levels(
+        self,
+        student: BaseModel,
+        source: Optional[str] = None,
+        input_size: Optional[Tuple[int, int]] = None,
+        stages: Optional[StageNames] = None,
+    ) -> Levels:
+        """Run the student once and choose the maps that are read.
+
+        These are the several maps that the source returns, or else stages of it
+        that are recorded as they run, so that nothing of the student is changed.
+
+        Args:
+            student: Built student; left as it was.
+            source: 'backbone' or 'neck'. By default what the task reads, but for a
+                neck that returns one map the backbone.
+            input_size: Height and width of the image, if the task's default
+                does not suit the backbone.
+            stages: Names of the source's modules whose outputs are read, or
+                indices of the stages that are found.
+
+        Raises:
+            DryForwardError: If the student cannot run an image of this size.
+            ValueError: If the stages are not there.
+        """
+        wanted = source or self.default_source(student)
+        parts = {wanted: self.source_module(student, wanted)}
+        if source is None:
+            parts.setdefault('backbone', student.backbone)
+        # A given neck has no stages: its inner maps are of one size.
+        inner = CallRecorder(student.backbone) if source != 'neck' else None
+        record = self._dry_forward(student, parts, inner, input_size)
+        output = record.last(wanted)
+        feats = as_levels(output)
+        several = len(feats) > 1 and all(
+            isinstance(feat, Tensor) and feat.dim() == 4 for feat in feats
+        )
+        if wanted == 'neck' and source is None and not several:
+            wanted, output = 'backbone', record.last('backbone')
+            feats = as_levels(output)
+            several = len(feats) > 1 and all(
+                isinstance(feat, Tensor) and feat.dim() == 4 for feat in feats
+            )
+        if several and stages is None:
+            return levels_of_outputs(wanted, feats)
+        if wanted == 'neck':
+            raise ValueError(
+                f'The neck ({type(student.neck).__name__}) does not return several '
+                'maps (N, C, H, W). Leave source out of the distiller: the stages of '
+                'the backbone are then recorded as they run.'
+            )
+        if several:
+            raise ValueError(
+                f'stages={stages} of the distiller are for a {wanted} that returns one '
+                f'map, but {type(student.backbone).__name__} returns {len(feats)}, '
+                f'which are then the levels. Set student.{wanted}.out_indices instead.'
+            )
+        assert inner is not None
+        training_output = output
+        if reads_training_mode(student.backbone):
+            inner = CallRecorder(student.backbone)
+            parts = {wanted: student.backbone}
+            record = self._dry_forward(student, parts, inner, input_size, True)
+            training_output = record.last(wanted)
+        extra = getattr(student.backbone, 'num_extra_tokens', None)
+        return find_levels(
+            wanted,
+            output,
+            training_output,
+            inner,
+            input_size or self.input_size,
+            extra if isinstance(extra, int) else None,
+            stages,
+        )
+
+    def _dry_forward(
+        self,
+        student: BaseModel,
+        parts: Dict[str, nn.Module],
+        inner: Optional[Recorder],
+        input_size: Optional[Tuple[int, int]],
+        training: bool = False,
+    ) -> Recorder:
+        """Run a student once on noise and return the outputs of some parts.
+
+        Args:
+            student: Left as it was.
+            parts: Modules by name; the first has to run.
+            inner: What records more.
+            input_size: Height and width of the image.
+            training: Whether the parts, but not what is in them, are in training
+                mode, as far as they ask.
+
+        Raises:
+            DryForwardError: If the student cannot run an image of this size.
+        """
+        height, width = input_size or self.input_size
+        channels = input_channels(student, (height, width))
+        weight = next(student.parameters())
+        record = Recorder({name: (part, 'forward') for name, part in parts.items()})
+        try:
+            with dry_run(student), record, inner or nullcontext():
+                # Not zeros: outputs are told apart by their values.
+                torch.manual_seed(0)
+                image = torch.randn(1, channels, height, width).to(weight)
+                for part in parts.values() if training else ():
+                    part.training = True
+                student.extract_feat(image)
+        except Exception as error:
+            # What comes after does not matter here.
+            if not record.outputs[next(iter(parts))]:
+                raise DryForwardError(
+                    f'{type(student).__name__} does not run on an image of '
+                    f'{height}x{width} with {channels} channels: '
+                    f'{type(error).__name__}: {error} Set input_size=(height, width) '
+                    "in the distiller to the training images'."
+                ) from error
+        return record
+
+    def twin_cfg_on(
+        self,
+        levels: Levels,
+        student_cfg: ConfigDict,
+        out_channels: Sequence[int],
+        rewire: bool = True,
+    ) -> ConfigDict:
+        """Return the config of the twin that runs on refined levels.
+
+        Args:
+            levels: Of the student.
+            student_cfg: The student's own config.
+            out_channels: Channels d_i of the refined levels.
+            rewire: Whether the readers of the maps are set to these channels. If
+                not, convolutions give them the student's own.
+
+        Raises:
+            RewiringError: If the readers have no channels that could be set.
+        """
+        refined = [out_channels[level] for level in levels.outputs]
+        wanted = refined if rewire else levels.channels
+        cfg = self.twin_cfg(student_cfg, levels.source, levels.channels, wanted)
+        if levels.template is not None:
+            cfg.backbone.template = levels.template
+            cfg.backbone.eval_template = levels.eval_template
+        if not rewire:
+            read = self.outputs_read(levels, student_cfg)
+            cfg.backbone.widths = {
+                str(levels.outputs[i]): (refined[i], wanted[i])
+                for i in read
+                if refined[i] != wanted[i]
+            }
+        return cfg
+
+    def outputs_read(self, levels: Levels, student_cfg: ConfigDict) -> List[int]:
+        """Return which of the source's own outputs the twin reads, sorted."""
+        number = len(levels.channels)
+        if levels.eval_template != levels.template:
+            return list(range(number))  # what is there in training alone is for it
+        return self.levels_read(student_cfg, levels.source, number)
 
     @abstractmethod
     def twin_cfg(
@@ -167,7 +332,7 @@ class Task(ABC):
     def record(
         self,
         model: BaseModel,
-        source: Optional[str] = None,
+        source: Optional[Source] = None,
         preact: bool = False,
         follow: Optional[Pass] = None,
     ) -> Recorder:
@@ -175,13 +340,16 @@ class Task(ABC):
 
         Args:
             model: A student, a twin or a teacher.
-            source: 'backbone' or 'neck', whose maps are recorded; none by default.
+            source: 'backbone' or 'neck', whose outputs are recorded, or the levels;
+                none by default.
             preact: Record also the maps before their ReLU ('preacts').
             follow: The student's pass whose random choices are taken over.
         """
         targets = self.output_targets(model)
         if source is not None:
-            targets = {'feats': (self.source_module(model, source), 'forward')}
+            levels = as_source(source)
+            module = self.source_module(model, levels.source)
+            targets = {'feats': (module, 'forward'), **levels.targets(model)}
             targets.update(self.output_targets(model))
         values = {}
         if follow is not None:
@@ -196,7 +364,7 @@ class Task(ABC):
         loss: LossFunction,
         inputs: Any,
         data_samples: Sequence[Any],
-        source: Optional[str] = None,
+        source: Optional[Source] = None,
         preact: bool = False,
         follow: Optional[Pass] = None,
     ) -> Pass:
@@ -207,21 +375,20 @@ class Task(ABC):
             loss: What runs it, the host library's own loss of the model.
             inputs: What the loss is given: images, or feature maps of a twin.
             data_samples: The N annotations.
-            source: 'backbone' or 'neck', whose maps are kept; none by default.
+            source: 'backbone' or 'neck', whose outputs are kept, or the levels;
+                none by default.
             preact: Keep also the maps before their ReLU.
             follow: The student's pass, for a model that has to follow its random
                 choices, such as sampled proposals.
         """
         with self.record(model, source, preact, follow) as record:
             losses = loss(inputs, self.copies(data_samples))
-        outputs = record.outputs
-        return Pass(
-            model,
-            losses,
-            outputs,
-            feats=as_levels(record.last('feats')) if source is not None else (),
-            preacts=as_levels(record.last('preacts')) if preact else (),
-        )
+        one = Pass(model, losses, record.outputs)
+        if source is not None:
+            levels, size = as_source(source), image_size(inputs)
+            one.feats = levels.read(record, size)
+            one.preacts = levels.read(record, size, 'preacts') if preact else ()
+        return one
 
     @abstractmethod
     def soft_labels(
@@ -308,7 +475,7 @@ class Task(ABC):
     def predict(
         self,
         student: BaseModel,
-        source: str,
+        source: Source,
         self_teacher: BaseModule,
         inputs: Tensor,
         data_samples: Sequence[Any],
@@ -318,12 +485,12 @@ class Task(ABC):
         return self_teacher.predict(feats, data_samples)
 
     def extract_feats(
-        self, student: BaseModel, source: str, inputs: Tensor
+        self, student: BaseModel, source: Source, inputs: Tensor
     ) -> Tuple[Tensor, ...]:
         """Return the source's maps of images, per level (N, C, H, W)."""
         with self.record(student, source) as record:
             student.extract_feat(inputs)
-        return as_levels(record.last('feats'))
+        return as_source(source).read(record, image_size(inputs))
 
     def copies(self, data_samples: Sequence[Any]) -> Sequence[Any]:
         """Return annotations that a model's loss may write into."""
@@ -365,9 +532,15 @@ def sample_name(data_sample: Any) -> str:
     return str(next((metainfo[key] for key in keys if key in metainfo), 'no name'))
 
 
-def as_levels(feats: Any) -> Tuple[Tensor, ...]:
-    """Return a source's output as a tuple of maps."""
-    return (feats,) if isinstance(feats, Tensor) else tuple(feats)
+def as_source(source: Source) -> Levels:
+    """Return levels; those of a part's name are whatever it returns."""
+    return Levels(source) if isinstance(source, str) else source
+
+
+def image_size(images: Tensor) -> Tuple[int, int]:
+    """Return height and width of images (N, C, H, W)."""
+    height, width = images.shape[-2:]
+    return height, width
 
 
 def rewire(
@@ -388,6 +561,8 @@ def rewire(
         ValueError: If the config reads something else than the source.
     """
     reads, index = cfg['in_channels'], cfg.get('in_index')
+    if 'post_process_channels' in cfg and list(in_channels) != list(out_channels):
+        raise RewiringError(f'{cfg.get("type")} names its channels more than once.')
     for level in index if isinstance(index, (list, tuple)) else [index or 0]:
         if not -len(in_channels) <= level < len(in_channels):
             raise ValueError(
@@ -395,11 +570,13 @@ def rewire(
                 f'source gives {len(in_channels)} maps, counted from 0. Change it, or '
                 'let out_indices of the backbone have that level.'
             )
+    if list(in_channels) == list(out_channels):
+        return
     if isinstance(reads, int):
         if index is None:
             levels = [i for i, c in enumerate(in_channels) if c == reads]
             if not levels:
-                raise ValueError(
+                raise RewiringError(
                     f'{cfg.get("type")} reads {reads} channels but the feature '
                     f'source gives {list(in_channels)}. Let its in_channels be one '
                     'of them, or let out_indices of the backbone have the level that '
@@ -410,4 +587,10 @@ def rewire(
         cfg['in_channels'] = out_channels[index]
     else:
         indices = index if index is not None else range(len(reads))
+        number = len(in_channels)
+        if [in_channels[i] for i in indices if i < number] != list(reads):
+            raise RewiringError(
+                f'{cfg.get("type")} reads {list(reads)} channels but the feature '
+                f'source gives {list(in_channels)}.'
+            )
         cfg['in_channels'] = [out_channels[i] for i in indices]

@@ -13,7 +13,7 @@ from frskd_mm.models.losses.soft_labels import SoftLabels
 from frskd_mm.models.passes import Pass
 from frskd_mm.utils.recorder import Target
 
-from .base import Task, rewire, sample_name
+from .base import RewiringError, Task, rewire, sample_name
 from .parts import check_parts
 
 
@@ -59,13 +59,13 @@ class ClassificationTask(Task):
         reader = next(
             (part for part in [*necks, cfg.head] if 'in_channels' in part), None
         )
-        if reader is None:
-            raise ValueError(
+        if reader is not None:
+            rewire(reader, in_channels, out_channels)
+        elif list(in_channels) != list(out_channels):
+            raise RewiringError(
                 f'The head {cfg.head.type} names no in_channels that could be set to '
-                'the refined ones. Use a LinearClsHead, or set the twin by hand: '
-                "the distiller's twin=dict(...)."
+                'the refined ones.'
             )
-        rewire(reader, in_channels, out_channels)
         return cfg
 
     def levels_read(
@@ -79,13 +79,17 @@ class ClassificationTask(Task):
 
     def output_targets(self, model: BaseModel) -> Dict[str, Target]:
         """Soft labels compare the head's logits (N, C)."""
+        from mmpretrain.models.heads import ArcFaceClsHead
+
+        if isinstance(model.head, ArcFaceClsHead):  # its logits have a margin
+            return {'logits': (model.head.norm_product, 'forward')}
         return {'logits': (model.head, 'forward')}
 
     def soft_labels(
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
     ) -> List[SoftLabels]:
-        """Compare the logits (N, C) of the two heads."""
-        return [SoftLabels(student.logits, teacher.logits)]
+        """Compare the logits (N, C) of the two heads, as they predict."""
+        return [SoftLabels(_predicting(student), _predicting(teacher))]
 
     def metrics(
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
@@ -95,14 +99,13 @@ class ClassificationTask(Task):
         The names are the same for every batch: processes that mix by chance must
         log the same values to average them.
         """
-        num_classes = student.logits.shape[1]
+        pairs = [('student', student), ('self_teacher', teacher)]
+        scores = {name: _predicting(one) for name, one in pairs}
+        num_classes = scores['student'].shape[1]
         labels = target_scores(data_samples, num_classes).argmax(dim=1)
         return {
             f'{name}.acc': 100.0 * (logits.argmax(dim=1) == labels).float().mean()
-            for name, logits in (
-                ('student', student.logits),
-                ('self_teacher', teacher.logits),
-            )
+            for name, logits in scores.items()
         }
 
     def check_labels(self, student: BaseModel, data_samples: Sequence[Any]) -> None:
@@ -119,6 +122,15 @@ class ClassificationTask(Task):
                     'student.head.num_classes to the number of classes of the '
                     'dataset.'
                 )
+
+
+def _predicting(one: Pass) -> Tensor:
+    """Return the logits (N, C) from which a classifier predicts."""
+    logits, head = one.logits, one.model.head
+    if isinstance(logits, (list, tuple)):  # Conformer predicts from their sum
+        return torch.stack(list(logits)).sum(dim=0)
+    # ArcFace predicts from scaled cosines without the margin.
+    return logits * head.scale if hasattr(head, 'norm_product') else logits
 
 
 def target_scores(data_samples: Sequence[Any], num_classes: int) -> Tensor:

@@ -14,7 +14,7 @@ from frskd_mm.models.losses.soft_labels import SoftLabels
 from frskd_mm.models.passes import Pass, map_size
 from frskd_mm.utils.recorder import Target
 
-from .base import Task, rewire, sample_name
+from .base import RewiringError, Task, rewire, sample_name
 from .parts import check_parts
 from .readers.base import PLAIN_TERMS, HeadReader, find_readers
 from .readers.dense import DenseReader, cells_in_boxes
@@ -266,19 +266,19 @@ def _rewire_heads(
     """Let all heads read ``out_channels`` instead of ``in_channels``, in place.
 
     Raises:
-        ValueError: If the heads cannot read these channels.
+        RewiringError: If the heads cannot read these channels.
     """
     keep = (
         'Give the refined maps the channels of the source: '
         "neck=dict(type='frskd_mm.BiFPNc', width=1) in the distiller."
     )
     if 'decoder' in cfg:
-        raise ValueError(
+        raise RewiringError(
             f'The transformer of {cfg.type} is {in_channels[0]} channels wide, but '
             f'the refined maps have {list(out_channels)}. {keep}'
         )
     if len(set(in_channels)) > 1 or len(set(out_channels)) > 1:
-        raise ValueError(
+        raise RewiringError(
             f'The heads of {cfg.type} read maps of {list(in_channels)} channels, '
             f'and can be rewired only from one width to another, not to '
             f'{list(out_channels)}. {keep}'
@@ -291,14 +291,14 @@ def _rewire_heads(
     ]
     roi_head = cfg.get('roi_head') or {}
     if roi_head.get('shared_head'):
-        raise ValueError(f'The shared_head of {cfg.type} cannot be rewired. {keep}')
+        raise RewiringError(f'The shared_head of {cfg.type} cannot be rewired. {keep}')
     for name, part in roi_head.items():
         key = 'out_channels' if name.endswith('roi_extractor') else 'in_channels'
         stages = part if isinstance(part, list) else [part]
         readers += [(s, key) for s in stages if isinstance(s, dict) and key in s]
     for reader, key in readers:
         if reader[key] != before:
-            raise ValueError(
+            raise RewiringError(
                 f'{reader.get("type")} has {key}={reader[key]} where the feature '
                 f'source gives {before}, so it cannot be rewired to {after}. {keep}'
             )

@@ -13,7 +13,7 @@ from frskd_mm.models.losses.soft_labels import SoftLabels
 from frskd_mm.models.passes import Pass, map_size
 from frskd_mm.utils.recorder import Target, shadow, unshadow
 
-from .base import Task, rewire, sample_name
+from .base import RewiringError, Source, Task, rewire, sample_name
 from .parts import check_parts
 from .readers.mask_query import (
     classifies_masks,
@@ -50,12 +50,13 @@ class SegmentationTask(Task):
         cfg.backbone = dict(type='frskd_mm.PassThrough')
         if source == 'neck':
             cfg.pop('neck')
+        if list(in_channels) == list(out_channels):
+            return cfg
         if cfg.get('neck') is not None:
             if 'in_channels' not in cfg.neck:
-                raise ValueError(
+                raise RewiringError(
                     f'The neck {cfg.neck.type} names no in_channels that could be '
-                    'set to the refined ones. Refine its outputs instead: '
-                    "source='neck' in the distiller."
+                    'set to the refined ones.'
                 )
             rewire(cfg.neck, in_channels, out_channels)
             return cfg
@@ -167,7 +168,7 @@ class SegmentationTask(Task):
     def predict(
         self,
         student: BaseModel,
-        source: str,
+        source: Source,
         self_teacher: BaseModule,
         inputs: Tensor,
         data_samples: Sequence[Any],

@@ -1,6 +1,5 @@
 """BYOT: its terms against the equations, and whom they train."""
 
-import pytest
 import reference
 import torch
 from contracts import Case, DistillerContract
@@ -100,6 +99,11 @@ def test_branches_keep_the_students_shapes():
             assert all(outs[i] is feats[i] for i in range(level + 1))
 
 
-def test_one_level_is_refused():
-    with pytest.raises(ValueError, match='out_indices'):
-        toy_model(byot_cfg(), out_indices=(3,))
+def test_one_returned_level_is_completed_by_recorded_ones():
+    levels = toy_model(byot_cfg(), out_indices=(3,)).distiller.levels
+    assert [stage.name for stage in levels.stages] == [
+        'layer1',
+        'layer2',
+        'layer3',
+        'its output',
+    ]

@@ -320,7 +320,7 @@ def test_levels_do_not_pair_up(checkpoint):
     cfg = distiller_cfg(checkpoint, teacher=teacher_cfg(out_indices=(2, 3)))
     toy_model(cfg)  # logits alone need no pairs
     cfg['feature_loss'] = FEATURE_TERMS['loss_at']
-    with pytest.raises(ValueError, match='Set out_indices'):
+    with pytest.raises(ValueError, match='Set stages and teacher_stages of'):
         toy_model(cfg)
 
 

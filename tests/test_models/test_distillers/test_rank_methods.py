@@ -155,4 +155,4 @@ def test_students_that_do_not_fit_are_refused():
     student = toy_student_cfg()
     student['backbone']['out_indices'] = (3,)
     with pytest.raises(ValueError, match='USKD compares stages'):
-        distilled(dict(type='frskd_mm.USKD'), student)
+        distilled(dict(type='frskd_mm.USKD', stages=()), student)

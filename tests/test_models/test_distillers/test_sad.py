@@ -86,5 +86,6 @@ def test_schedule():
 
 
 def test_one_level_is_refused():
-    with pytest.raises(ValueError, match='out_indices'):
-        toy_model(dict(type='frskd_mm.SAD'), out_indices=(3,))
+    sad = dict(type='frskd_mm.SAD', stages=())
+    with pytest.raises(ValueError, match='SAD compares stages .* returns only 1'):
+        toy_model(sad, out_indices=(3,))
