@@ -49,6 +49,7 @@ def main() -> None:
     found = export_graph(cfg, args.checkpoint, args.out, (height, width), args.format)
     print(
         f'Plain student: {found.path}\n'
-        f'Input: images (N, C, {height}, {width}); outputs: {", ".join(found.outputs)}\n'
+        f'Input: images (N, C, {height}, {width})\n'
+        f'Outputs: {", ".join(found.outputs)}\n'
         f'Largest difference to PyTorch: {max(found.differences.values()):.1e}'
     )

@@ -282,7 +282,7 @@ def _write_onnx(
 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        written = torch.onnx.export(
+        written: Any = torch.onnx.export(
             program,
             (images,),
             dynamo=True,

@@ -248,7 +248,7 @@ def test_the_command_writes_a_graph(classifier, tmp_path, monkeypatch, capsys):
     command.main()
     assert read_metadata(str(out))['image_size'] == [24, 24]  # of the training
     printed = capsys.readouterr().out
-    assert 'images (N, C, 24, 24); outputs: logits' in printed
+    assert 'Input: images (N, C, 24, 24)\nOutputs: logits\n' in printed
     assert 'Largest difference to PyTorch: ' in printed
 
 
