@@ -218,7 +218,7 @@ def test_inferencers_of_the_hosts_read_the_exported_files(task, tmp_path):
         inferencer = MMSegInferencer(config, weights=checkpoint, device='cpu')
         found = inferencer(image)['predictions']
         assert found.shape == image.shape[:2]
-        assert inferencer.model.dataset_meta['classes'] == tuple(CLASSES[task])
+        assert list(inferencer.model.dataset_meta['classes']) == CLASSES[task]
     else:
         from mmdet.apis import DetInferencer
 
