@@ -7,8 +7,8 @@ onnx for ONNX Runtime, torch for ``torch.export``.
 import argparse
 
 from frskd_mm.engine import export_graph, export_student, load_config
-from frskd_mm.lab.trial import find_image_size
 from frskd_mm.utils.command import CommandParser
+from frskd_mm.utils.image_size import find_image_size
 
 
 def main() -> None:
