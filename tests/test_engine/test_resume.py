@@ -5,6 +5,8 @@ import shutil
 import pytest
 from small_runs import DROPOUT, assert_equal_states, run, state
 
+from frskd_mm.utils.environment import CLASSIC, package_family
+
 ITERATIONS = {
     'default_hooks.checkpoint.by_epoch': False,
     'default_hooks.checkpoint.interval': 3,
@@ -91,6 +93,10 @@ def resume_from(name, whole, folder, options):
     ],
 )
 def test_runs_by_iterations_end_with_the_same_weights(tmp_path, options, last, between):
+    in_loop = options.items() >= ITERATION_LOOP.items()
+    without_workers = not options.get('train_dataloader.num_workers')
+    if in_loop and without_workers and package_family() is CLASSIC:
+        pytest.skip('MMEngine 0.10.7 loads what a resumed loop without workers skips')
     run(tmp_path / 'whole', options)
     final = f'iter_{last}.pth'
     expected = state(tmp_path / 'whole', final)
