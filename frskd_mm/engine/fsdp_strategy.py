@@ -7,6 +7,7 @@ from mmengine.device import get_device
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from frskd_mm.registry import STRATEGIES
+from frskd_mm.utils.arguments import check_arguments
 
 
 @STRATEGIES.register_module()
@@ -23,6 +24,7 @@ class FSDPStrategy(_FSDPStrategy):
         **kwargs: Other settings of MMEngine's strategy, such as ``state_dict_cfg``.
     """
 
+    @check_arguments()
     def __init__(self, *, model_wrapper: Optional[dict] = None, **kwargs: Any) -> None:
         on_cpu = get_device() == 'cpu'
         if on_cpu:

@@ -6,6 +6,7 @@ from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
+from frskd_mm.utils.arguments import check_arguments
 from frskd_mm.utils.forms import Form
 
 
@@ -27,6 +28,7 @@ class PassThrough(BaseModule):
             convolution changes, from the first number to the second.
     """
 
+    @check_arguments()
     def __init__(
         self,
         template: Optional[List[Any]] = None,

@@ -9,6 +9,7 @@ from torch import Tensor
 from frskd_mm.models.losses.soft_labels import SoftLabels
 from frskd_mm.models.passes import Pass
 from frskd_mm.registry import HEAD_READERS
+from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments
 from frskd_mm.utils.recorder import Target
 
 from .base import HeadReader
@@ -96,6 +97,7 @@ class QueryStageReader(HeadReader):
         stage (int): Index of the stage.
     """
 
+    @check_arguments(stage=NOT_NEGATIVE)
     def __init__(self, name: str, stage: int) -> None:
         super().__init__(name)
         self.stage = stage
