@@ -133,6 +133,8 @@ class WideResNet(BaseModule):
             ]
             blocks.append(build_norm_layer(norm_cfg, channels[index + 1])[1])
             self.groups.append(Sequential(*blocks))
+        # Modules, so that who watches the backbone run finds the activated maps.
+        self.activations = nn.ModuleList(nn.ReLU() for _ in self.groups)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Extract features.
@@ -145,8 +147,9 @@ class WideResNet(BaseModule):
         """
         x = self.stem(x)
         outs = []
-        for index, group in enumerate(self.groups):
+        for index, (group, activation) in enumerate(zip(self.groups, self.activations)):
             x = group(x)
+            active = activation(x)
             if index in self.out_indices:
-                outs.append(F.relu(x))
+                outs.append(active)
         return tuple(outs)
