@@ -84,16 +84,9 @@ def test_bf16_autocast_is_finite(family):
     ('family', 'frskd', 'message'),
     [
         (
-            'deformable_detr',
-            dict(neck=dict(type='frskd_mm.BiFPN', out_channels=32)),
-            'width=1',
-        ),
-        (
             'retinanet',
-            dict(
-                neck=dict(type='frskd_mm.BiFPN', out_channels=[8, 16, 24]),
-            ),
-            'from one width to another',
+            dict(neck=dict(type='frskd_mm.BiFPN', out_channels=[8, 16, 24])),
+            'one number for all levels',
         ),
         ('fcos', dict(source='head'), 'source must be one of'),
         (
@@ -106,6 +99,22 @@ def test_bf16_autocast_is_finite(family):
 def test_wrong_configs_are_refused_with_the_fix(family, frskd, message):
     with pytest.raises(ValueError, match=message):
         distilled(family, **frskd)
+
+
+def test_refined_maps_of_another_width_are_fitted_to_the_twin():
+    family = 'deformable_detr'
+    neck = dict(type='frskd_mm.BiFPN', out_channels=32)
+    model, data = distilled(family, neck=neck).train(), family_batch(family)
+    total, logs = total_loss(model, data)
+    total.backward()
+    assert logs['self_teacher.loss_cls'] > 0
+    adapters = [
+        parameter
+        for name, parameter in model.distiller.named_parameters()
+        if 'adapters' in name and name.endswith('weight')
+    ]
+    assert adapters
+    assert all(weight.grad.abs().sum() > 0 for weight in adapters)
 
 
 @pytest.mark.parametrize('family', ['fcos', 'gfl', 'mask_rcnn'])

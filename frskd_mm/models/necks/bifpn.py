@@ -134,6 +134,14 @@ class BiFPN(RefiningNeck):
                 f'has {len(out_channels)} entries, but in_channels has '
                 f'{len(in_channels)}. Give one a level, or one number for all.',
             )
+        if not self.project_resampled and len(set(out_channels)) > 1:
+            raise ArgumentError(
+                name,
+                'out_channels',
+                f'is {list(out_channels)}, but {name} adds maps of neighbouring '
+                'levels, which takes equal channels. Give one number for all levels, '
+                'or take BiFPNc.',
+            )
         if last_bottom_up is not None and not 0 <= last_bottom_up < len(in_channels):
             raise ValueError(
                 f'last_bottom_up of {name} must be a level, 0 to '
