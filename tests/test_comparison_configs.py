@@ -5,9 +5,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+import torch
+from mmpretrain.structures import DataSample
 
 from frskd_mm.engine import load_config, method_names, student_config, wrap
 from frskd_mm.lab.compare.grid import find_differences
+from frskd_mm.utils.model import build_model
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 #: Left over from the bases of a written config; the runner does not read them.
@@ -92,8 +95,10 @@ NOT_A_METHOD = {
     'scale/frskd_resnet18_cifar100_deepspeed',
     'scale/frskd_resnet18_cifar100_fsdp',
 }
-#: What methods change in the student itself: its levels, and Mixup or CutMix.
-OF_STUDENT = {'model.backbone.out_indices', 'model.train_cfg'}
+#: What methods change in the student itself: Mixup or CutMix.
+OF_STUDENT = {'model.train_cfg'}
+#: What the written classifiers ask their backbone for, and the flag finds by itself.
+LEVELS = 'model.student.backbone.out_indices'
 #: They change the student's own loss or images.
 WITHOUT_DISTILLER = {'label-smoothing', 'mixup', 'cutmix'}
 
@@ -129,7 +134,31 @@ def test_the_flag_and_the_config_train_alike(name):
         {key: value for key, value in wrapped.items() if key not in ADDED},
         {key: value for key, value in written.items() if key not in VARIABLES},
     )
-    assert changed_keys(differences) == deliberate, '\n'.join(differences)
+    assert changed_keys(differences) - {LEVELS} == deliberate, '\n'.join(differences)
+
+
+def losses_of(cfg):
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    torch.manual_seed(1)
+    samples = [DataSample().set_gt_label(label) for label in range(4)]
+    channels = cfg.model.student.backbone.get('in_channels', 3)
+    return model(torch.randn(4, channels, 32, 32), samples, mode='loss')
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        name
+        for name, (plain, *_) in WRITTEN.items()
+        if '/frskd' in f'/{name}' and ('resnet18' in plain or 'wrn' in plain)
+    ],
+)
+def test_the_levels_that_the_flag_finds_are_those_of_the_config(name):
+    plain, method, _ = WRITTEN[name]
+    found, written = losses_of(wrap(read(plain), method)), losses_of(read(name))
+    assert found == written
+    assert found['self_teacher.loss'] > 0
 
 
 def test_every_distilled_config_is_compared():

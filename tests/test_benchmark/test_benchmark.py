@@ -357,8 +357,12 @@ def test_image_size_is_the_configs(read):
     assert find_image_size(coco) == (800, 1333)  # scales are (width, height)
     voc = read('configs/mmseg/frskd_pspnet_r50-d8_4xb4-20k_voc12aug-512x512.py')
     assert find_image_size(voc) == (512, 512)
+    scenes = read(TASKS['det'])  # its training pipeline names none, that of tests does
+    assert find_image_size(scenes) == (64, 64)
+    for name in ('train', 'val', 'test'):
+        scenes[f'{name}_dataloader'].dataset.pipeline = []
     with pytest.raises(ValueError, match='--image-size'):
-        find_image_size(read(TASKS['det']))
+        find_image_size(scenes)
     arms = plan_arms([read('configs/resnet18_cifar100.py'), read(PLAIN)])
     with pytest.raises(ValueError, match='different sizes'):
         choose_image_size(arms)
