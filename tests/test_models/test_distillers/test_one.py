@@ -10,9 +10,10 @@ from contracts import Case, DistillerContract
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
-from torch.nn import Sequential
+from torch.nn import Sequential, functional
 from toys import terms_of, toy_batch, toy_model
 
+from frskd_mm.models.backbones import WideResNet
 from frskd_mm.models.distillers import ONE
 from frskd_mm.models.distillers.one import find_last_stage
 from frskd_mm.models.weight_schedule import WeightSchedule
@@ -143,6 +144,17 @@ def test_the_method_ramps_up_in_any_training(repo, max_epochs, ramp_end):
         assert schedule() == pytest.approx(ramp)
 
 
+@MODELS.register_module()
+class FunctionalWideResNet(WideResNet):
+    """Activates its map by a function, which no module shows."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        for group in self.groups:
+            x = group(x)
+        return (functional.relu(x),)
+
+
 WIDE_RESNET = dict(type='frskd_mm.WideResNet', depth=10, widen_factor=1)
 CONV_NEXT = dict(type='ConvNeXt', arch='atto', gap_before_final_norm=False)
 #: Backbone -> its config, its channels, its last stage and what follows that.
@@ -152,7 +164,12 @@ BACKBONES = {
     'bottlenecks': (dict(type='ResNet', depth=50), 2048, ['layer4']),
     'grouped': (dict(type='ResNeXt', depth=50), 2048, ['layer4']),
     'regnet': (dict(type='RegNet', arch='regnetx_400mf'), 384, ['layer4']),
-    'ends before its relu': (WIDE_RESNET, 64, ['groups.2', 'ReLU']),
+    'followed by a relu': (WIDE_RESNET, 64, ['groups.2', 'activations.2']),
+    'ends before its relu': (
+        dict(WIDE_RESNET, type='FunctionalWideResNet'),
+        64,
+        ['groups.2', 'ReLU'],
+    ),
     'ends without a relu': (dict(type='EfficientNet', arch='b0'), 1280, ['layers.6']),
     'followed by a norm': (CONV_NEXT, 320, ['stages.3', 'norm3']),
     'followed by a norm and a relu': (
