@@ -1,5 +1,6 @@
 """The grid of methods and seeds: planned, checked and run."""
 
+import json
 import os
 import os.path as osp
 import subprocess
@@ -81,6 +82,11 @@ class Run(NamedTuple):
         with open(path, encoding='utf-8') as file:
             return float(file.read())
 
+    def read_result(self) -> Dict[str, Any]:
+        """Return the numbers of a finished run."""
+        with open(osp.join(self.folder, RESULT), encoding='utf-8') as file:
+            return json.load(file)
+
     def last_log_lines(self) -> str:
         """Return the end of what the run printed."""
         path = osp.join(self.folder, LOG)
@@ -88,6 +94,15 @@ class Run(NamedTuple):
             return 'It was not started.'
         with open(path, encoding='utf-8', errors='replace') as file:
             return ''.join(deque(file, maxlen=NUM_LOG_LINES)).rstrip()
+
+
+def results_of(runs: Sequence[Run]) -> Dict[str, Dict[int, Dict[str, Any]]]:
+    """Return the numbers of the finished runs, by method and seed."""
+    results: Dict[str, Dict[int, Dict[str, Any]]] = {}
+    for run in runs:
+        if run.finished:
+            results.setdefault(run.method, {})[run.seed] = run.read_result()
+    return results
 
 
 def method_of(text: str) -> str:

@@ -1,23 +1,21 @@
 """A short trial of methods on a config of one's own, and what it lets expect."""
 
-import json
 import os
 import os.path as osp
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
 
 from frskd_mm.engine.config import load_config
 from frskd_mm.engine.methods import PLAIN
 from frskd_mm.engine.wrap import TASK_NAMES
-from frskd_mm.lab.statistics import paired_interval
+from frskd_mm.lab.statistics import Difference
 from frskd_mm.models.tasks import task_of
 from frskd_mm.utils.model import build_model
 
-from .grid import Run, method_of, plan_grid
+from .grid import Run, method_of, plan_grid, results_of
 from .length import MARK, lengthen
-from .quality import Column, find_quality
-from .run import RESULT
+from .summary import Summary
 
 #: File of the trial's folder with the shortened config.
 TRIAL = 'trial.py'
@@ -113,28 +111,25 @@ def describe_trial(
     Raises:
         ValueError: If the plain student has no finished run.
     """
-    results = {
-        (run.method, run.seed): _read(run.folder) for run in runs if run.finished
-    }
-    quality = find_quality(
-        {name for result in results.values() for name in result['metrics']}, metric
-    )
-    plain = _of(results, PLAIN)
+    summary = Summary(results_of(runs), [run.method for run in runs], metric)
+    plain = summary.results.get(PLAIN)
     if not plain:
         raise ValueError(
             'No run of the plain student has finished: nothing to compare.'
         )
     lines = [
-        f'After {part:.0%} of the schedule, {len(plain)} seeds, by {quality.label}; '
-        f'a whole plain training takes about {_whole_time(plain, part)} here.'
+        f'After {part:.0%} of the schedule, {len(plain)} seeds, by '
+        f'{summary.quality.label}; a whole plain training takes about '
+        f'{_whole_time(plain, part)} here.'
     ]
-    methods = list(dict.fromkeys(run.method for run in runs if run.method != PLAIN))
-    for method in methods:
-        own = _of(results, method)
-        if own:
-            lines.append(_verdict(method, own, plain, quality, part))
-        else:
-            lines.append(f'  {method}: failed')
+    for method in summary.methods:
+        if method == PLAIN:
+            continue
+        line = 'failed'
+        if method in summary.differences:
+            time = _whole_time(summary.results[method], part)
+            line = f'{_verdict(summary.differences[method])}; about {time}'
+        lines.append(f'  {method}: {line}')
     lines.append(
         'A part of a schedule flatters what learns fast: read this as a hint on '
         f'whether a whole comparison is worth its time. A method must also be above '
@@ -143,41 +138,19 @@ def describe_trial(
     return '\n'.join(lines)
 
 
-def _verdict(
-    method: str,
-    own: Dict[int, dict],
-    plain: Dict[int, dict],
-    quality: Column,
-    part: float,
-) -> str:
-    seeds = sorted(set(own) & set(plain))
-    values, baseline = (
-        [runs[seed]['metrics'][quality.metric] * quality.scale for seed in seeds]
-        for runs in (own, plain)
-    )
-    mean, half = paired_interval(values, baseline)
-    low, high = mean - half, mean + half
+def _verdict(found: Difference) -> str:
+    low, high = found.mean - found.half, found.mean + found.half
     if low > 0:
         verdict = 'above the plain student'
     elif high < 0:
         verdict = 'below the plain student'
     else:
         verdict = 'not told apart from the plain student'
-    interval = f'[{low:+.1f}, {high:+.1f}]' if half == half else '[one seed: none]'
-    time = _whole_time(own, part)
-    return f'  {method}: {mean:+.1f} {interval}, {verdict}; about {time}'
+    interval = f'[{low:+.1f}, {high:+.1f}]' if found.n > 1 else '[one seed: none]'
+    return f'{found.mean:+.1f} {interval}, {verdict}'
 
 
 def _whole_time(runs: Dict[int, dict], part: float) -> str:
     seconds = [run['step_seconds'] * run['steps'] for run in runs.values()]
     hours = sum(seconds) / len(seconds) / part / 3600
     return f'{hours:.2g} h' if hours >= 1 else f'{60 * hours:.2g} min'
-
-
-def _of(results: Dict[Tuple[str, int], dict], method: str) -> Dict[int, dict]:
-    return {seed: result for (name, seed), result in results.items() if name == method}
-
-
-def _read(folder: str) -> Dict[str, Any]:
-    with open(osp.join(folder, RESULT), encoding='utf-8') as file:
-        return json.load(file)

@@ -2,7 +2,7 @@
 
 import json
 import os.path as osp
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 from mmengine.config import Config
@@ -15,11 +15,11 @@ from frskd_mm.lab.visualization.learning_curves import draw_learning_curves, rea
 from frskd_mm.lab.visualization.reliability import draw_reliability
 from frskd_mm.utils.model import build_model, count_parameters
 
-from .grid import RECIPE, Run
+from .grid import RECIPE, Run, results_of
 from .pages import Section, html_page, markdown_page
 from .quality import Column
-from .run import PREDICTIONS, RESULT, SCALARS
-from .summary import AHEAD, BEHIND, Results, Row, Summary, is_emphasised
+from .run import PREDICTIONS, SCALARS
+from .summary import AHEAD, BEHIND, Row, Summary, is_emphasised
 
 DIFFERENCES = 'differences.png'
 CURVES, RELIABILITY = 'learning_curves.png', 'reliability.png'
@@ -59,12 +59,10 @@ def write_report(
     Raises:
         ValueError: If no run has finished, or the metric is unknown.
     """
-    results = {run: _read_result(run) for run in runs if run.finished}
-    if not results:
+    by_method = results_of(runs)
+    if not by_method:
         raise ValueError(f'No run of {out} has finished, so there is no report.')
-    by_method: Results = {}
-    for run, result in results.items():
-        by_method.setdefault(run.method, {})[run.seed] = result
+    results = {run: by_method[run.method][run.seed] for run in runs if run.finished}
     summary = Summary(by_method, [run.method for run in runs], metric)
     table = summary.table(_plain_parameters(out))
     sections = summary_sections(summary, table, out)
@@ -127,10 +125,6 @@ def summary_sections(summary: Summary, table: Sequence[Row], out: str) -> List[S
         picture = Section('Gain and cost', text, picture=DIFFERENCES, is_narrow=True)
         sections.insert(0, picture)
     return sections
-
-
-def _read_result(run: Run) -> Dict[str, Any]:
-    return json.loads(_read_text(osp.join(run.folder, RESULT)))
 
 
 def _read_text(path: str) -> str:
