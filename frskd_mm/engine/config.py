@@ -6,7 +6,7 @@ import os.path as osp
 import traceback
 from glob import glob
 from importlib.util import find_spec
-from typing import Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.dataset import ConcatDataset
@@ -258,14 +258,7 @@ def check_sample_indices(cfg: Config) -> None:
     method = MODELS.get(distiller['type'])
     if not getattr(method, 'reads_sample_idx', False):
         return
-    dataset = loader['dataset']
-    while 'dataset' in dataset:  # a wrapper
-        dataset = dataset['dataset']
-    kind = dataset.get('type')
-    if isinstance(kind, str):
-        scope = cfg.get('default_scope')
-        with DATASETS.switch_scope_and_registry(scope) as registry:
-            kind = registry.get(kind)
+    kind = dataset_class(inner_dataset(loader['dataset']), cfg.get('default_scope'))
     if isinstance(kind, type) and issubclass(kind, ConcatDataset):
         raise ValueError(
             f'{method.__name__} tells images apart by sample_idx, but the '
@@ -378,3 +371,26 @@ def configure_run(
     if not validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     return cfg
+
+
+def inner_dataset(dataset: Any) -> Any:
+    """Return the config of the data set that lies within wrappers."""
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset
+
+
+def dataset_class(dataset: Any, scope: Optional[str]) -> Any:
+    """Return the class that a data set's config names, None if there is none."""
+    kind = dataset.get('type')
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(scope) as registry:
+            kind = registry.get(kind)
+    return kind
+
+
+def outer_pipeline(dataset: Any) -> List[Any]:
+    """Return the transforms of a data set or, if it has none, of what it wraps."""
+    while 'pipeline' not in dataset and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return list(dataset.get('pipeline') or [])

@@ -5,6 +5,7 @@ import os.path as osp
 from typing import Any, Dict, Tuple
 
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.runner import save_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -67,12 +68,8 @@ def write_student(
     Raises:
         ValueError: If the weights are not of this config.
     """
-    weights = {
-        key: value
-        for key, value in weights.items()
-        if not key.startswith(DISTILLER_PREFIX)
-    }
-    _load_strictly(plain, weights, origin)
+    weights = student_weights(weights)
+    load_student(plain, weights, origin)
     meta = {
         key: meta[key]
         for key in ('dataset_meta', 'epoch', 'iter', 'experiment_name')
@@ -125,9 +122,29 @@ def _is_export(path: str, plain: Config) -> bool:
         return False
 
 
-def _load_strictly(plain: Config, weights: dict, checkpoint: str) -> None:
+def student_weights(weights: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the student's weights of those of a distilled model, or of its own."""
+    return {
+        key: value
+        for key, value in weights.items()
+        if not key.startswith(DISTILLER_PREFIX)
+    }
+
+
+def load_student(plain: Config, weights: Dict[str, Any], origin: str) -> BaseModel:
+    """Build a plain student with weights that have to fit strictly.
+
+    Args:
+        plain: From :func:`student_config`.
+        weights: From :func:`student_weights`.
+        origin: What the weights are of, for errors.
+
+    Raises:
+        ValueError: If the weights are not of this config.
+    """
     model = build_model(plain)
     misfits = summarize_misfits(find_misfits(model.state_dict(), weights))
     if misfits:
-        raise ValueError(f'{checkpoint} was not trained with this config: {misfits}.')
+        raise ValueError(f'{origin} was not trained with this config: {misfits}.')
     model.load_state_dict(weights, strict=True)
+    return model

@@ -15,20 +15,20 @@ from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from frskd_mm.models.distilled import DISTILLER_PREFIX
 from frskd_mm.models.tasks import (
     ClassificationTask,
     DetectionTask,
     SegmentationTask,
     task_of,
 )
-from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits, weights_of
+from frskd_mm.utils.checkpoint import weights_of
 from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
-from frskd_mm.utils.model import build_model, input_channels
+from frskd_mm.utils.model import input_channels
 from frskd_mm.utils.optional import require_packages
 from frskd_mm.utils.random import isolated_rng
 
-from .config import check_checkpoint_file
+from .config import check_checkpoint_file, outer_pipeline
+from .export import load_student, student_weights
 from .wrap import student_config
 
 #: Ending of the file, by format.
@@ -173,17 +173,8 @@ def _load(cfg: Config, plain: Config, checkpoint: str) -> Tuple[BaseModel, dict]
     check_checkpoint_file(checkpoint)
     with checkpoints_as_data(cfg):
         loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    weights = {
-        name: value
-        for name, value in weights_of(loaded).items()
-        if not name.startswith(DISTILLER_PREFIX)
-    }
-    model = revert_sync_batchnorm(build_model(plain))
-    misfits = summarize_misfits(find_misfits(model.state_dict(), weights))
-    if misfits:
-        raise ValueError(f'{checkpoint} was not trained with this config: {misfits}.')
-    model.load_state_dict(weights, strict=True)
-    return model.eval(), loaded.get('meta', {})
+    model = load_student(plain, student_weights(weights_of(loaded)), checkpoint)
+    return revert_sync_batchnorm(model).eval(), loaded.get('meta', {})
 
 
 def _check_detector(model: BaseModel, task: str) -> None:
@@ -264,11 +255,9 @@ def _metadata(
 
 
 def _pipeline_of(dataset: Any) -> List[Any]:
-    """Return the test pipeline as plain values, from below wrappers of data sets."""
-    while isinstance(dataset, dict) and 'pipeline' not in dataset:
-        dataset = dataset.get('dataset')
-    pipeline = (dataset or {}).get('pipeline', [])
-    return json.loads(json.dumps([dict(step) for step in pipeline], default=str))
+    """Return the test pipeline as plain values."""
+    steps = [dict(step) for step in outer_pipeline(dataset)]
+    return json.loads(json.dumps(steps, default=str))
 
 
 def _write_onnx(

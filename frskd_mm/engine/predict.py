@@ -28,7 +28,13 @@ from frskd_mm.utils.explain import explained
 from frskd_mm.utils.model import build_model
 from frskd_mm.visualization.images import Seen, is_bgr
 
-from .config import check_checkpoint_file
+from .config import (
+    check_checkpoint_file,
+    dataset_class,
+    inner_dataset,
+    outer_pipeline,
+)
+from .export import student_weights
 from .runs import AUXILIARY_PREFIX
 from .wrap import student_config
 
@@ -177,10 +183,7 @@ class Predictor:
         return sample.cpu()
 
     def _steps(self) -> List[dict]:
-        dataset = self.cfg.test_dataloader.dataset
-        while 'pipeline' not in dataset and 'dataset' in dataset:
-            dataset = dataset.dataset
-        return list(dataset.get('pipeline') or [])
+        return outer_pipeline(self.cfg.test_dataloader.dataset)
 
     def _make_pipeline(self) -> Callable[[str], Dict[str, Any]]:
         """Return the test pipeline for files: it loads no annotations."""
@@ -224,15 +227,9 @@ class Predictor:
     def _find_meta(self, meta: Dict[str, Any]) -> Dict[str, Any]:
         """Return classes and palette: the checkpoint's, else the data set's."""
         found = {k.lower(): v for k, v in (meta.get('dataset_meta') or {}).items()}
-        dataset = self.cfg.test_dataloader.dataset
-        while 'dataset' in dataset:
-            dataset = dataset.dataset
-        kind = dataset.get('type')
-        if isinstance(kind, str):
-            with DATASETS.switch_scope_and_registry(self.scope) as registry:
-                kind = registry.get(kind)
+        dataset = inner_dataset(self.cfg.test_dataloader.dataset)
         own = {
-            **getattr(kind, 'METAINFO', {}),
+            **getattr(dataset_class(dataset, self.scope), 'METAINFO', {}),
             **(dataset.get('metainfo') or {}),
         }
         merged = {**{k.lower(): v for k, v in own.items()}, **found}
@@ -262,8 +259,7 @@ def _load(
             'config that it was trained with, or the file of this one.'
         )
     if not isinstance(model, Distilled):
-        for name in [key for key in weights if key.startswith(DISTILLER_PREFIX)]:
-            weights.pop(name)
+        weights = student_weights(weights)
     model.load_state_dict(weights, strict=False)  # auxiliary heads may be missing
     return model.eval()
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from frskd_mm.utils.arguments import check_value, one_of
 
+from .config import inner_dataset
 from .sample_checks import BadSample, check_annotation, check_sample
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -334,9 +335,7 @@ def _explain_reading(error: Exception, loader: str, cfg: Dict[str, Any]) -> None
             for name, value in frame.f_locals.items()
             if name.endswith(('path', 'file', 'filename')) and isinstance(value, str)
         ]
-    dataset = cfg.get('dataset') or {}
-    while 'dataset' in dataset:  # a wrapper
-        dataset = dataset['dataset']
+    dataset = inner_dataset(cfg.get('dataset') or {})
     culprit = next((path for path in found if path), dataset.get('ann_file'))
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else SampleError
     raise kind(

@@ -25,11 +25,6 @@ class Form:
     layout: str
     extra: int = 0
 
-    @property
-    def is_spatial(self) -> bool:
-        """Whether the map can be read from it."""
-        return not self.layout.startswith('pooled')
-
     def to_map(self, value: Tensor, image_size: Size) -> Tensor:
         """Return the map (N, C, H, W) that a tensor holds.
 
