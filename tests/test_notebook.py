@@ -65,6 +65,8 @@ def test_what_is_shown_was_executed_in_order():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     counts = [c.execution_count for c in notebook.cells if c.cell_type == 'code']
     assert counts == list(range(1, len(counts) + 1))
-    shown = NOTEBOOK.read_text()
-    for place in (str(REPO), '/home/', '/root/', '/tmp/', '/work/'):
-        assert place not in shown
+    for cell in notebook.cells:  # and names no folder of a machine
+        for output in cell.get('outputs', []):
+            output.get('data', {}).pop('image/png', None)
+        text = str(cell).replace('\\n', '\n')
+        assert re.findall(r'(?<![\w:/.])/\w+/[\w./-]*', text) == []
