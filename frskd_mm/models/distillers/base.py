@@ -12,7 +12,7 @@ from frskd_mm.models.tasks import ClassificationTask, task_of
 from frskd_mm.models.tasks.base import Source
 from frskd_mm.models.tasks.levels import Levels
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.arguments import check_arguments
+from frskd_mm.utils.arguments import at_least, check_arguments
 from frskd_mm.utils.random import isolated_rng
 
 
@@ -210,6 +210,16 @@ def term_acts(loss: nn.Module, schedule: float) -> bool:
 class TeachingDistiller(BaseDistiller):
     """A method whose teacher has outputs and maps that pair with the student's.
 
+    Args:
+        student (BaseModel): See :class:`BaseDistiller`.
+        weight_schedule (dict, optional): See :class:`BaseDistiller`.
+        cross_head (int, optional): How many convolutions of a detection head's
+            branches the student runs itself before L_KD lets the teacher's head go
+            on, see ``FRSKD``.
+
+    Raises:
+        TypeError: If ``cross_head`` is given and the student's heads cannot be cut.
+
     Attributes:
         soft_label: L_KD; its ``loss_weight`` is alpha.
         feature_loss: L_F, or None; its ``loss_weight`` is beta.
@@ -217,6 +227,17 @@ class TeachingDistiller(BaseDistiller):
 
     soft_label: nn.Module
     feature_loss: Optional[FeatureLoss]
+
+    @check_arguments(cross_head=at_least(1))
+    def __init__(
+        self,
+        student: BaseModel,
+        weight_schedule: Optional[dict] = None,
+        cross_head: Optional[int] = None,
+    ) -> None:
+        super().__init__(student, weight_schedule)
+        if cross_head is not None:
+            self.task.cut_heads(student, cross_head)
 
     @property
     def preact(self) -> bool:

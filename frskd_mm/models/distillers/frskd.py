@@ -72,6 +72,15 @@ class FRSKD(TeachingDistiller):
         guidance (dict, optional): Settings of ``LabelGuidance``, with which the
             self-teacher sees the ground truth; {} for its defaults. An
             extension. None by default: the published method.
+        cross_head (int, optional): CrossKD, for the dense heads of RetinaNet, FCOS,
+            ATSS and GFL: L_KD compares what the twin's head makes of the student's
+            maps behind so many convolutions of its branches, instead of the
+            student's own outputs. They are brought to the mean and standard deviation
+            of the twin's. The head is constant there, and the student's later
+            convolutions learn from its own loss alone. Distil boxes, too:
+            ``bbox_weight`` of the soft label. CVPR 2024,
+            https://arxiv.org/abs/2306.11369, jbwang1997/CrossKD@9f695b4, which cuts
+            behind 3 of 4 convolutions. None by default.
 
     Raises:
         ValueError: If neck and student do not fit.
@@ -101,8 +110,9 @@ class FRSKD(TeachingDistiller):
         input_size: Optional[Tuple[int, int]] = None,
         stages: Optional[StageNames] = None,
         guidance: Optional[dict] = None,
+        cross_head: Optional[int] = None,
     ) -> None:
-        super().__init__(student, weight_schedule)
+        super().__init__(student, weight_schedule, cross_head)
         self.detach_inputs = detach_inputs
         self.self_teacher_loss_weight = self_teacher_loss_weight
         self.interval = interval

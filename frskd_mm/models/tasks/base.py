@@ -69,6 +69,22 @@ class Task(ABC):
         """Raise ``TypeError`` for a trained model that cannot teach in eval mode."""
         return None
 
+    def cut_heads(self, student: BaseModel, index: int) -> None:
+        """Let soft labels compare the teacher's head on the student's maps within it.
+
+        Args:
+            student: The student.
+            index: How many convolutions of a head's branches lie before the cut.
+
+        Raises:
+            TypeError: If the student's heads cannot be cut.
+            ValueError: If they have too few convolutions.
+        """
+        raise TypeError(
+            f'cross_head is for detectors, but the student is a '
+            f'{type(student).__name__}. Remove it from the distiller.'
+        )
+
     def default_source(self, student: BaseModel) -> str:
         """Name of the part whose output is refined unless the user says."""
         return 'backbone'

@@ -43,6 +43,8 @@ class DetectionTask(Task):
     """
 
     input_size = (128, 128)
+    #: How many convolutions of a head's branches lie before the cut; 0: none is cut.
+    cross_head = 0
 
     def copies(self, data_samples: Sequence[Any]) -> Sequence[Any]:
         """Copy the annotations but not their tensors.
@@ -79,6 +81,18 @@ class DetectionTask(Task):
             )
         if not readers:
             raise no_reader(student)
+
+    def cut_heads(self, student: BaseModel, index: int) -> None:
+        """Cut every head that is compared, see :class:`Task`."""
+        self.cross_head = index
+        self.readers(student)
+
+    def readers(self, model: BaseModel) -> List[HeadReader]:
+        """Return the readers of the heads, which cut them where that is wanted."""
+        readers = find_readers(model)
+        for reader in readers if self.cross_head else ():
+            reader.cut_at(model, self.cross_head)
+        return readers
 
     def check_teacher(self, teacher: BaseModel) -> None:
         """Refuse the family of Deformable DETR."""
@@ -121,7 +135,7 @@ class DetectionTask(Task):
     def output_targets(self, model: BaseModel) -> Dict[str, Target]:
         """Return what the readers of the heads need."""
         targets: Dict[str, Target] = {}
-        for reader in find_readers(model):
+        for reader in self.readers(model):
             targets.update(reader.targets(model))
         return targets
 
@@ -134,7 +148,7 @@ class DetectionTask(Task):
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
     ) -> List[SoftLabels]:
         """Compare the outputs of all heads, see :class:`Task`."""
-        readers = find_readers(student.model)
+        readers = self.readers(student.model)
         if not readers:
             raise no_reader(student.model)
         return [

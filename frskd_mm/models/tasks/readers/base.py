@@ -13,6 +13,10 @@ from frskd_mm.registry import HEAD_READERS
 from frskd_mm.utils.precision import at_least_fp32
 from frskd_mm.utils.recorder import Target
 
+NO_CROSS_HEAD = (
+    'Remove cross_head from the distiller, or distil a one-stage detector with dense '
+    'branches that all levels share: RetinaNet, FCOS, ATSS or GFL.'
+)
 PLAIN_TERMS = (
     'Set loss_weight=0 in the soft_label of the distiller to distil its features alone.'
 )
@@ -65,6 +69,22 @@ class HeadReader(ABC):
         It is called when the model is built, if soft labels are to be compared.
         """
         return None
+
+    def cut_at(self, detector: BaseModel, index: int) -> None:
+        """Compare the teacher's head on what the student's had within it, instead.
+
+        Args:
+            detector: Has the head.
+            index: How many convolutions of a branch lie before the cut.
+
+        Raises:
+            TypeError: If heads of this kind cannot be cut.
+            ValueError: If they have too few convolutions.
+        """
+        raise TypeError(
+            f'The head {self.name!r} of {type(detector).__name__} cannot be cut. '
+            f'{NO_CROSS_HEAD}'
+        )
 
     @abstractmethod
     def targets(self, detector: BaseModel) -> Dict[str, Target]:

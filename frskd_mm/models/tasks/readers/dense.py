@@ -14,6 +14,7 @@ from frskd_mm.registry import HEAD_READERS
 from frskd_mm.utils.recorder import Target
 
 from .base import PLAIN_TERMS, HeadReader, activated_logits, probability_logits
+from .cross_head import CutHead
 
 
 @HEAD_READERS.register_module()
@@ -23,6 +24,9 @@ class DenseReader(HeadReader):
     Class maps, box maps and maps of centerness or objectness are compared place by
     place and prior by prior.
     """
+
+    #: How many convolutions of a branch lie before the cut; 0: the head is whole.
+    cross_head = 0
 
     @classmethod
     def find(cls, detector: BaseModel) -> List[HeadReader]:
@@ -37,8 +41,20 @@ class DenseReader(HeadReader):
         return detector.bbox_head
 
     def targets(self, detector: BaseModel) -> Dict[str, Target]:
-        """Record the head's maps."""
-        return {self.name: (self.head(detector), 'forward')}
+        """Record the head's maps, and those within it where it is cut."""
+        targets: Dict[str, Target] = {self.name: (self.head(detector), 'forward')}
+        if self.cross_head:
+            targets.update(self.cut(detector).targets)
+        return targets
+
+    def cut_at(self, detector: BaseModel, index: int) -> None:
+        """Compare what the teacher's head makes of the student's maps within it."""
+        self.cross_head = index
+        self.cut(detector)
+
+    def cut(self, detector: BaseModel) -> CutHead:
+        """Return the head, cut at ``cross_head``."""
+        return CutHead(self.name, self.head(detector), self.cross_head)
 
     def check(self, detector: BaseModel) -> None:
         """Refuse heads without class maps, such as CenterNet's and CornerNet's."""
@@ -54,11 +70,18 @@ class DenseReader(HeadReader):
         """
         return DenseMaps(self.head(model_pass.model), model_pass.output(self.name))
 
+    def crossed_maps(self, student: Pass, teacher: Pass) -> 'DenseMaps':
+        """Return what the teacher's head makes of the student's maps within it."""
+        outputs = self.cut(teacher.model).cross(student.outputs, teacher.outputs)
+        return DenseMaps(self.head(teacher.model), outputs)
+
     def soft_labels(
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
     ) -> SoftLabels:
         """Compare all places of all levels, see :class:`HeadReader`."""
         ours, theirs = self.maps(student), self.maps(teacher)
+        if self.cross_head:
+            ours = self.crossed_maps(student, teacher)
         cls = join(ours.cls)
         labels = SoftLabels(
             student_cls=cls,
