@@ -1,6 +1,7 @@
 """The self-teacher: a refining neck and a twin of the student's rest."""
 
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from contextlib import contextmanager
+from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
@@ -16,6 +17,9 @@ from .switches import find_switches, follow_switches
 from .tasks import Task
 from .tasks.base import RewiringError, as_levels
 from .tasks.levels import Levels, StageNames
+
+#: What is said of a part that the twin does not have.
+LEFT_OUT = 'left out'
 
 
 class SelfTeacher(BaseModule):
@@ -37,12 +41,15 @@ class SelfTeacher(BaseModule):
         input_size (tuple[int, int], optional): Image height and width of the
             dry forward that infers the channels.
         stages (Sequence[str | int], optional): See ``Task.find_levels``.
+        shared (bool): Whether the twin has no parts of its own, but borrows the
+            student's while it runs, see :meth:`borrowing`. Defaults to False.
 
     Attributes:
         levels (Levels): What of the student is refined.
 
     Raises:
-        ValueError: If the neck's ``in_channels`` are not the student's.
+        ValueError: If the neck's ``in_channels`` are not the student's, or if the
+            student's own parts cannot score the refined maps.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class SelfTeacher(BaseModule):
         twin: Optional[dict] = None,
         input_size: Optional[Tuple[int, int]] = None,
         stages: Optional[StageNames] = None,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(source, Levels):
@@ -83,6 +91,10 @@ class SelfTeacher(BaseModule):
         _check_classes(student, self.twin)
         self._switches = _common_settings(student, self.twin)
         self._part_switches = find_switches(student, self.twin)
+        self._borrowed: List[str] = []
+        if shared:
+            self._share(changes)
+            changes = ["all parts are the student's own"]
         print_log(
             self._summary(
                 type(getattr(student, source)).__name__,
@@ -182,6 +194,43 @@ class SelfTeacher(BaseModule):
             )
         return given
 
+    def _share(self, changes: Sequence[str]) -> None:
+        """Take the twin's parts away, in whose place the student's will be.
+
+        Raises:
+            ValueError: If they are not built as the student's are.
+        """
+        others = [change for change in changes if not change.endswith(LEFT_OUT)]
+        if others:
+            raise ValueError(
+                "shared_head lets the student's own parts score the refined maps, but "
+                f'the twin needs others: {"; ".join(others)}. Keep the channels of '
+                'the maps, neck=dict(width=1) of BiFPNc in the distiller, and remove '
+                'twin; or remove shared_head.'
+            )
+        self._borrowed = [
+            name
+            for name, _ in self.twin.named_children()
+            if name not in ('backbone', 'data_preprocessor')
+        ]
+        for name in self._borrowed:
+            setattr(self.twin, name, None)
+        self._switches, self._part_switches = [], []
+
+    @contextmanager
+    def borrowing(self, student: BaseModel) -> Iterator[None]:
+        """Let the twin have the student's parts, if they share them.
+
+        They are no parameters of the self-teacher, and not in its state dict.
+        """
+        for name in self._borrowed:
+            self.twin._modules[name] = getattr(student, name)
+        try:
+            yield
+        finally:
+            for name in self._borrowed:
+                self.twin._modules[name] = None
+
     def follow_switches(self, student: BaseModel) -> None:
         """Copy what was switched on the student's heads since they were built.
 
@@ -261,7 +310,7 @@ def _changes(student: Any, twin: Any, path: str = '') -> List[str]:
     else:
         if student == twin:
             return []
-        change = 'left out' if twin is None else f'{student} -> {twin}'
+        change = LEFT_OUT if twin is None else f'{student} -> {twin}'
         return [f'{path.lstrip(".")}: {change}']
     return [change for pair in pairs for change in _changes(*pair)]
 

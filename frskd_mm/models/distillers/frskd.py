@@ -81,6 +81,11 @@ class FRSKD(TeachingDistiller):
             ``bbox_weight`` of the soft label. CVPR 2024,
             https://arxiv.org/abs/2306.11369, jbwang1997/CrossKD@9f695b4, which cuts
             behind 3 of 4 convolutions. None by default.
+        shared_head (bool): The student's own head, and what else follows its
+            maps, scores the refined maps instead of a twin, as in LGD (AAAI 2022,
+            https://arxiv.org/abs/2109.11496). It learns from the self-teacher's
+            task loss, too, and its norms' statistics are of both kinds of maps. The
+            refined maps must have the student's channels. Defaults to False.
 
     Raises:
         ValueError: If neck and student do not fit.
@@ -111,6 +116,7 @@ class FRSKD(TeachingDistiller):
         stages: Optional[StageNames] = None,
         guidance: Optional[dict] = None,
         cross_head: Optional[int] = None,
+        shared_head: bool = False,
     ) -> None:
         super().__init__(student, weight_schedule, cross_head)
         self.detach_inputs = detach_inputs
@@ -118,8 +124,18 @@ class FRSKD(TeachingDistiller):
         self.interval = interval
         self.soft_label = MODELS.build(soft_label)
         self.self_teacher = SelfTeacher(
-            self.task, student, student_cfg, neck, source, twin, input_size, stages
+            self.task,
+            student,
+            student_cfg,
+            neck,
+            source,
+            twin,
+            input_size,
+            stages,
+            shared_head,
         )
+        if cross_head is not None and not shared_head:
+            self.task.cut_heads(self.self_teacher.twin, cross_head)
         self.levels = self.self_teacher.levels
         self.feature_loss = build_feature_loss(
             feature_loss,
@@ -167,8 +183,9 @@ class FRSKD(TeachingDistiller):
         )
         if not self.is_active or not self.is_due():
             return student_pass.losses
-        teacher_pass = self.run_self_teacher(student, student_pass, data_samples)
-        return self.four_terms(student_pass, teacher_pass, data_samples)
+        with self.self_teacher.borrowing(student):
+            teacher_pass = self.run_self_teacher(student, student_pass, data_samples)
+            return self.four_terms(student_pass, teacher_pass, data_samples)
 
     def four_terms(
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
@@ -220,6 +237,7 @@ class FRSKD(TeachingDistiller):
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Any:
         """Predict with the self-teacher, in the host library's form."""
-        return self.task.predict(
-            student, self.levels, self.self_teacher, inputs, data_samples
-        )
+        with self.self_teacher.borrowing(student):
+            return self.task.predict(
+                student, self.levels, self.self_teacher, inputs, data_samples
+            )

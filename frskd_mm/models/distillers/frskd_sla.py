@@ -77,6 +77,11 @@ class FRSKDSLA(FRSKD):
                 'FRSKDSLA has no interval: its joint heads train in every iteration. '
                 'Remove interval from the distiller, or use FRSKD.'
             )
+        if kwargs.get('shared_head'):
+            raise ValueError(
+                'FRSKDSLA has no shared_head: its self-teacher has a joint head of its '
+                'own. Remove shared_head from the distiller, or use FRSKD.'
+            )
         self.aggregate_loss = build_soft_label(aggregate_loss, temperature=4.0)
         self.joint_head = JointHead(self.task, student_cfg, student.head.in_channels)
         self.teacher_joint_head = JointHead(

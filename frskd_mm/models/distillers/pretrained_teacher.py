@@ -129,6 +129,8 @@ class PretrainedTeacher(TeachingDistiller):
         self._frozen = Frozen(MODELS.build(teacher_cfg))
         self._has_weights = False
         self.task.check_teacher(self.teacher)
+        if cross_head is not None:
+            self.task.cut_heads(self.teacher, cross_head)
         _check_classes(student, self.teacher)
         self.renormalize = None
         if teacher_cfg.get('data_preprocessor'):

@@ -73,7 +73,7 @@ class Task(ABC):
         """Let soft labels compare the teacher's head on the student's maps within it.
 
         Args:
-            student: The student.
+            student: The student; its teacher has to be cut, too.
             index: How many convolutions of a head's branches lie before the cut.
 
         Raises:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from frskd_mm.models.label_guidance import LabelGuidance, draw_boxes, jitter_boxes
 from frskd_mm.models.losses.soft_labels import SoftLabels
 from frskd_mm.models.passes import Pass, map_size
-from frskd_mm.utils.recorder import Target
+from frskd_mm.utils.recorder import Target, bind_forward
 
 from .base import RewiringError, Task, rewire, sample_name
 from .parts import check_parts
@@ -85,7 +85,9 @@ class DetectionTask(Task):
     def cut_heads(self, student: BaseModel, index: int) -> None:
         """Cut every head that is compared, see :class:`Task`."""
         self.cross_head = index
-        self.readers(student)
+        for reader in self.readers(student):
+            for module, _ in reader.targets(student).values():
+                bind_forward(module)
 
     def readers(self, model: BaseModel) -> List[HeadReader]:
         """Return the readers of the heads, which cut them where that is wanted."""
