@@ -4,6 +4,7 @@ from .backbones import EfficientNetLite, PassThrough, WideResNet
 from .distilled import Distilled, distill
 from .distillers import FRSKD, BaseDistiller
 from .label_guidance import LabelGuidance
+from .lgd import LGDGuidance, LGDRefinement
 from .losses import (
     AttentionTransferLoss,
     DetAttentionTransferLoss,
@@ -27,6 +28,8 @@ __all__ = [
     'EfficientNetLite',
     'FPNBiFPNSeg',
     'FRSKD',
+    'LGDGuidance',
+    'LGDRefinement',
     'LabelGuidance',
     'PassThrough',
     'PixelSoftLabelLoss',

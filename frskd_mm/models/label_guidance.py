@@ -1,9 +1,9 @@
 """Label guidance: the self-teacher sees the ground truth."""
 
-from typing import Any, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import BaseModel, BaseModule, ModuleList
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
@@ -60,6 +60,9 @@ class LabelGuidance(BaseModule):
         ValueError: If an argument is out of range.
     """
 
+    #: Whether a self-teacher can do without it where there are no labels.
+    can_be_left_out = True
+
     @check_arguments(
         num_maps=at_least(1),
         embed_channels=at_least(1),
@@ -90,6 +93,32 @@ class LabelGuidance(BaseModule):
         for embedding in self.embeddings:
             nn.init.zeros_(embedding[2].weight)
             nn.init.zeros_(embedding[2].bias)
+
+    @classmethod
+    def inferred(cls, task: Any, student: BaseModel, settings: dict) -> Dict[str, Any]:
+        """Return the arguments that the distiller gives, beside ``in_channels``.
+
+        Args:
+            task: How to read the student.
+            student: The student.
+            settings: What the user set.
+
+        Raises:
+            TypeError: If the student's labels cannot guide.
+        """
+        identity = settings.get('identity', True)
+        return dict(num_maps=task.num_drawn_maps(student, identity))
+
+    def draw_boxes(
+        self,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        num_classes: int,
+        image_size: Tuple[int, int],
+        sizes: Sequence[Tuple[int, int]],
+    ) -> List[Tensor]:
+        """Return what :meth:`forward` takes, see :func:`draw_boxes`."""
+        return draw_boxes(boxes, labels, num_classes, image_size, sizes)
 
     def forward(
         self, feats: Sequence[Tensor], drawn: Sequence[Tensor]

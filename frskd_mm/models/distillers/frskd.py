@@ -13,6 +13,7 @@ from frskd_mm.models.self_teacher import SelfTeacher
 from frskd_mm.models.tasks.levels import Levels, StageNames
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments
+from frskd_mm.utils.model import class_of
 from frskd_mm.utils.progress import training_progress
 
 from .base import TeachingDistiller, scale_losses, with_prefix
@@ -69,9 +70,10 @@ class FRSKD(TeachingDistiller):
             or indices of the stages that are found, which are printed. By default
             the deepest of each map size, the coarsest four; of plain transformers
             four at even distances.
-        guidance (dict, optional): Settings of ``LabelGuidance``, with which the
-            self-teacher sees the ground truth; {} for its defaults. An
-            extension. None by default: the published method.
+        guidance (dict, optional): Settings of ``LabelGuidance`` or, by its type, of
+            ``LGDGuidance``, with which the self-teacher sees the ground truth; {}
+            for the former's defaults. An extension. None by default: the published
+            method.
         cross_head (int, optional): CrossKD, for the dense heads of RetinaNet, FCOS,
             ATSS and GFL: L_KD compares what the twin's head makes of the student's
             maps behind so many convolutions of its branches, instead of the
@@ -145,13 +147,12 @@ class FRSKD(TeachingDistiller):
         )
         self.guidance: Any = None
         if guidance is not None:
-            identity = guidance.get('identity', True)
+            cfg = {'type': 'frskd_mm.LabelGuidance', **guidance}
+            kind: Any = class_of(cfg)
+            given = kind.inferred(self.task, student, cfg)
             self.guidance = MODELS.build(
-                {'type': 'frskd_mm.LabelGuidance', **guidance},
-                default_args=dict(
-                    in_channels=self.self_teacher.in_channels,
-                    num_maps=self.task.num_drawn_maps(student, identity),
-                ),
+                cfg,
+                default_args=dict(in_channels=self.self_teacher.in_channels, **given),
             )
         if not self.is_active:
             # DistributedDataParallel would wait for gradients that never come.
@@ -236,7 +237,17 @@ class FRSKD(TeachingDistiller):
     def predict(
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Any:
-        """Predict with the self-teacher, in the host library's form."""
+        """Predict with the self-teacher, in the host library's form.
+
+        Raises:
+            TypeError: If it cannot do without labels.
+        """
+        if self.guidance is not None and not self.guidance.can_be_left_out:
+            raise TypeError(
+                f'The self-teacher of {type(self.guidance).__name__} knows what it is '
+                'told by labels, and cannot predict without them. Test the student, '
+                'or a self-teacher with guidance={} (LabelGuidance).'
+            )
         with self.self_teacher.borrowing(student):
             return self.task.predict(
                 student, self.levels, self.self_teacher, inputs, data_samples

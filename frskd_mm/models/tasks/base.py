@@ -465,13 +465,25 @@ class Task(ABC):
             'distiller.'
         )
 
+    def num_box_classes(self, student: BaseModel) -> int:
+        """Return the number of classes of the boxes that the student finds.
+
+        Raises:
+            TypeError: If its labels are no boxes.
+        """
+        raise TypeError(
+            f'LGDGuidance encodes boxes, but {type(student).__name__} finds none. Set '
+            'the type of guidance in the distiller to frskd_mm.LabelGuidance, or '
+            'distil a detector.'
+        )
+
     def draw_labels(
         self,
         student: BaseModel,
         data_samples: Sequence[Any],
         feats: Sequence[Tensor],
         guidance: LabelGuidance,
-    ) -> List[Tensor]:
+    ) -> Any:
         """Draw the ground truth on maps, as a ``LabelGuidance`` wants it.
 
         Args:
@@ -481,7 +493,8 @@ class Task(ABC):
             guidance: How much is left out and jittered.
 
         Returns:
-            list[Tensor]: Per level (N, maps, H, W), fp32.
+            Any: What the guidance takes beside the maps: of a ``LabelGuidance`` per
+            level (N, maps, H, W), fp32.
 
         Raises:
             ValueError: If the annotations have no labels.

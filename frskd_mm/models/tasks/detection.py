@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from frskd_mm.models.label_guidance import LabelGuidance, draw_boxes, jitter_boxes
+from frskd_mm.models.label_guidance import LabelGuidance, jitter_boxes
 from frskd_mm.models.losses.soft_labels import SoftLabels
 from frskd_mm.models.passes import Pass, map_size
 from frskd_mm.utils.recorder import Target, bind_forward
@@ -196,8 +196,8 @@ class DetectionTask(Task):
         data_samples: Sequence[Any],
         feats: Sequence[Tensor],
         guidance: LabelGuidance,
-    ) -> List[Tensor]:
-        """Draw the boxes, see :func:`draw_boxes`."""
+    ) -> Any:
+        """Draw the boxes, see ``LabelGuidance.draw_boxes``."""
         height, width = data_samples[0].batch_input_shape
         boxes, labels = [], []
         for sample in data_samples:
@@ -215,7 +215,11 @@ class DetectionTask(Task):
             labels.append(sample.gt_instances.labels[kept])
         classes = self._num_classes(student) or 0 if guidance.identity else 0
         sizes = [map_size(feat) for feat in feats]
-        return draw_boxes(boxes, labels, classes, (height, width), sizes)
+        return guidance.draw_boxes(boxes, labels, classes, (height, width), sizes)
+
+    def num_box_classes(self, student: BaseModel) -> int:
+        """Return the number of classes of the boxes; 1 where none is told apart."""
+        return self._num_classes(student) or 1
 
     @staticmethod
     def _num_classes(student: BaseModel) -> Optional[int]:
