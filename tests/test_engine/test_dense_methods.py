@@ -24,6 +24,16 @@ TERMS = {
     'label-guided': {'loss_pkd'},
     'sad': {'loss_sad'},
 }
+#: Those of one task alone.
+OWN_TERMS = {
+    'seg': {'label-assisted': {'loss_kd'}},
+    'det': {'lgd': {'loss_lgd'}},
+}
+CASES = [
+    (task, method, terms)
+    for task, own in OWN_TERMS.items()
+    for method, terms in {**TERMS, **own}.items()
+]
 #: SyncBN needs a GPU, and 32 groups need wider maps.
 NORMS = {'seg': dict(type='BN'), 'det': dict(num_groups=4)}
 
@@ -36,9 +46,8 @@ def plain_and_batch(task):
     return Config(cfg), det_toys.batch()
 
 
-@pytest.mark.parametrize('method', TERMS)
-@pytest.mark.parametrize('task', ['seg', 'det'])
-def test_it_trains(task, method, tmp_path):
+@pytest.mark.parametrize(('task', 'method', 'terms'), CASES)
+def test_it_trains(task, method, terms, tmp_path):
     torch.manual_seed(0)
     plain, batch = plain_and_batch(task)
     distiller = {}
@@ -46,6 +55,8 @@ def test_it_trains(task, method, tmp_path):
         checkpoint = str(tmp_path / 'teacher.pth')
         torch.save(build_model(plain).state_dict(), checkpoint)
         distiller = dict(teacher=plain.model.to_dict(), checkpoint=checkpoint)
+    elif method == 'lgd':
+        distiller = dict(weight_schedule=dict(begin=0))
     elif method not in ('byot', 'sad'):  # distilled from the first iteration on
         distiller = dict(neck=dict(norm_cfg=NORMS[task]), weight_schedule=dict(begin=0))
     cfg = wrap(plain, method, distiller=distiller)
@@ -56,12 +67,12 @@ def test_it_trains(task, method, tmp_path):
         total, log = model.parse_losses(losses)
     total.backward()
     assert torch.isfinite(total)
-    names = set().union(*TERMS.values())
+    names = set().union(*(terms for _, _, terms in CASES))
     added = {key: value for key, value in log.items() if key.split('.')[-1] in names}
-    assert {key.split('.')[-1] for key in added} == TERMS[method]
+    assert {key.split('.')[-1] for key in added} == terms
     assert all(value.item() > 0 for value in added.values())
 
 
 @pytest.mark.parametrize('task', ['seg', 'det'])
 def test_each_method_is_tested(task):
-    assert method_names(task) == sorted(TERMS)
+    assert method_names(task) == sorted({**TERMS, **OWN_TERMS[task]})

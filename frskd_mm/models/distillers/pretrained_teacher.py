@@ -64,6 +64,9 @@ class PretrainedTeacher(TeachingDistiller):
         soft_label (dict): L_KD; its ``loss_weight`` is alpha.
         teacher (dict | str): The teacher's model config, or a config file
             with one. Of a distilled model, the student is the teacher.
+        self_teacher (bool): Of a model that was distilled by ``FRSKD``, the
+            self-teacher is the teacher. It sees the labels if it was trained so:
+            the two stages of label-assisted distillation. Defaults to False.
         checkpoint (str): Its weights, a path or a URL.
         feature_loss (dict, optional): L_F, ``AttentionTransferLoss``,
             ``FitNetLoss`` or ``OverhaulLoss`` (with ``margin='batch'``); its
@@ -112,6 +115,7 @@ class PretrainedTeacher(TeachingDistiller):
         stages: Optional[StageNames] = None,
         teacher_stages: Optional[StageNames] = None,
         cross_head: Optional[int] = None,
+        self_teacher: bool = False,
     ) -> None:
         super().__init__(student, weight_schedule, cross_head)
         if not teacher or not checkpoint:
@@ -125,7 +129,8 @@ class PretrainedTeacher(TeachingDistiller):
         self.levels: Optional[Levels] = None
         self.teacher_levels: Optional[Levels] = None
         self.soft_label = MODELS.build(soft_label)
-        teacher_cfg = _teacher_cfg(teacher)
+        self.self_teacher = self_teacher
+        teacher_cfg = _teacher_cfg(teacher, self_teacher)
         self._frozen = Frozen(MODELS.build(teacher_cfg))
         self._has_weights = False
         self.task.check_teacher(self.teacher)
@@ -139,14 +144,25 @@ class PretrainedTeacher(TeachingDistiller):
             )
         self.feature_loss = None
         if feature_loss is not None:
-            self.levels, self.teacher_levels = (
-                self.task.find_levels(model, source, input_size, names)
-                for model, names in ((student, stages), (self.teacher, teacher_stages))
-            )
+            self.levels = self.task.find_levels(student, source, input_size, stages)
+            if self_teacher:
+                self.teacher_levels = self.teacher.distiller.levels
+            else:
+                self.teacher_levels = self.task.find_levels(
+                    self.teacher, source, input_size, teacher_stages
+                )
             in_channels, out_channels = self._pair_levels()
+            if self_teacher:
+                out_channels = self.teacher.distiller.self_teacher.out_channels
             self.feature_loss = build_feature_loss(
                 feature_loss, in_channels=in_channels, out_channels=out_channels
             )
+            if self_teacher and self.feature_loss.preact:
+                raise ValueError(
+                    f'{type(self.feature_loss).__name__} compares maps before their '
+                    'ReLU, which a frozen self-teacher does not keep. Set another '
+                    'feature_loss in the distiller, or remove self_teacher.'
+                )
 
     @property
     def teacher(self) -> BaseModel:
@@ -182,6 +198,8 @@ class PretrainedTeacher(TeachingDistiller):
             teacher.to(inputs.device)  # FSDP moves without _apply
         if self.renormalize is not None:
             inputs = self.renormalize(inputs, data_samples)
+        if self.self_teacher:
+            return self._run_self_teacher(inputs, data_samples, student_pass)
         return self.task.run(
             teacher,
             teacher.loss,
@@ -192,10 +210,27 @@ class PretrainedTeacher(TeachingDistiller):
             follow=student_pass,
         )
 
+    def _run_self_teacher(
+        self, inputs: Tensor, data_samples: Sequence[Any], student_pass: Pass
+    ) -> Pass:
+        """Run the teacher's self-teacher on the teacher's maps."""
+        teacher = self.teacher
+        distiller = teacher.distiller
+        below = self.task.run(
+            teacher,
+            teacher.host_loss,
+            inputs,
+            data_samples,
+            distiller.levels,
+            follow=student_pass,
+        )
+        with distiller.self_teacher.borrowing(teacher):
+            return distiller.run_self_teacher(teacher, below, data_samples)
+
     def init_weights(self) -> None:
         """Initialise the adapters and load the teacher's weights."""
         super().init_weights()
-        _load_weights(self.teacher, self.checkpoint)
+        _load_weights(self.teacher, self.checkpoint, self.self_teacher)
         self._has_weights = True
 
     def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
@@ -224,8 +259,12 @@ class PretrainedTeacher(TeachingDistiller):
         return in_channels, out_channels
 
 
-def _teacher_cfg(teacher: Union[dict, str]) -> Dict[str, Any]:
-    """Return the teacher's model config, with what preprocesses its images."""
+def _teacher_cfg(teacher: Union[dict, str], self_teacher: bool) -> Dict[str, Any]:
+    """Return the teacher's model config, with what preprocesses its images.
+
+    Raises:
+        ValueError: If a self-teacher is asked for and the model has none.
+    """
     cfg: Any = teacher
     preprocessor = None
     if isinstance(teacher, str):
@@ -234,7 +273,16 @@ def _teacher_cfg(teacher: Union[dict, str]) -> Dict[str, Any]:
         cfg, preprocessor = whole.model, whole.get('data_preprocessor')
     if str(cfg['type']).endswith('Distilled'):
         preprocessor = cfg.get('data_preprocessor') or preprocessor
-        cfg = cfg['student']
+        if not self_teacher:
+            cfg = cfg['student']
+    has_self_teacher = str(cfg.get('distiller', {}).get('type')).endswith('FRSKD')
+    if self_teacher and not has_self_teacher:
+        raise ValueError(
+            'self_teacher=True of PretrainedTeacher needs a model that was distilled '
+            f'by FRSKD, but distiller.teacher is a {cfg["type"]}. Name the config that '
+            'frskd train --method frskd or label-assisted left in its work_dir, or '
+            'remove self_teacher.'
+        )
     if preprocessor and not cfg.get('data_preprocessor'):
         return {**cfg, 'data_preprocessor': preprocessor}
     return dict(cfg)
@@ -260,8 +308,8 @@ def _check_classes(student: BaseModel, teacher: BaseModel) -> None:
         )
 
 
-def _load_weights(teacher: BaseModel, checkpoint: str) -> None:
-    """Load a checkpoint strictly, but for a distiller's part of it.
+def _load_weights(teacher: BaseModel, checkpoint: str, distiller: bool) -> None:
+    """Load a checkpoint strictly, by default but for a distiller's part of it.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -278,7 +326,8 @@ def _load_weights(teacher: BaseModel, checkpoint: str) -> None:
     weights = {
         key: value
         for key, value in weights_of(loaded).items()
-        if not key.startswith(('distiller.', 'data_preprocessor.'))
+        if not key.startswith('data_preprocessor.')
+        and (distiller or not key.startswith('distiller.'))
     }
     try:
         teacher.load_state_dict(weights)

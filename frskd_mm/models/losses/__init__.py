@@ -1,6 +1,7 @@
 """Distillation losses."""
 
 from .attention_transfer_loss import AttentionTransferLoss
+from .channel_soft_label_loss import ChannelSoftLabelLoss
 from .cwd_loss import CWDLoss
 from .det_attention_transfer_loss import DetAttentionTransferLoss
 from .det_soft_label_loss import DetSoftLabelLoss
@@ -19,6 +20,7 @@ from .zipf_loss import ZipfLoss
 __all__ = [
     'AttentionTransferLoss',
     'CWDLoss',
+    'ChannelSoftLabelLoss',
     'DetAttentionTransferLoss',
     'DetSoftLabelLoss',
     'FeatureLoss',

@@ -7,7 +7,11 @@ import reference
 import torch
 from contracts import Case, LossContract, Pair
 
-from frskd_mm.models.losses import PixelSoftLabelLoss, SoftLabelLoss
+from frskd_mm.models.losses import (
+    ChannelSoftLabelLoss,
+    PixelSoftLabelLoss,
+    SoftLabelLoss,
+)
 
 SHAPES = [(1, 2), (4, 10), (3, 100), (2, 5, 7), (2, 4, 3, 5), (2, 3, 2, 3, 2)]
 
@@ -94,6 +98,33 @@ class TestPixelSoftLabelLoss(TestSoftLabelLoss):
         )
         mask = labels[:, rows][:, :, columns] != 255 if loss.mask_ignored else None
         return loss.loss_weight * reference.soft_label(*logits, loss.temperature, mask)
+
+
+class TestChannelSoftLabelLoss(TestSoftLabelLoss):
+    """The data of a case: the shape of the logits; nothing is masked."""
+
+    component = ChannelSoftLabelLoss
+    cases = {
+        f'{temperature}': Case(
+            dict(temperature=temperature, loss_weight=3.0), ((2, 4, 3, 5), False)
+        )
+        for temperature in (1.0, 4.0)
+    }
+    main = ['4.0']
+    wrong_inputs = [('classes', r'one shape, got \(2, 4, 3, 5\) and \(2, 3, 3, 5\)')]
+
+    def expected(self, loss, pair):
+        """Class by class and image by image."""
+        (student,), (teacher,) = pair.student.values(), pair.teacher.values()
+        tau, terms = loss.temperature, []
+        for ours, theirs in zip(student.flatten(0, 1), teacher.detach().flatten(0, 1)):
+            p, q = (torch.softmax(z.flatten() / tau, dim=0) for z in (theirs, ours))
+            terms.append((p * (p / q).log()).sum())
+        return loss.loss_weight * tau**2 * torch.stack(terms).mean()
+
+    def test_vectors_are_refused(self):
+        with pytest.raises(ValueError, match=r'maps of logits.*\(4, 10\)'):
+            ChannelSoftLabelLoss()(logits((4, 10)), logits((4, 10)))
 
 
 def test_is_averaged_over_positions_not_only_over_images():
