@@ -18,6 +18,8 @@ from .tasks import Task
 from .tasks.base import RewiringError, as_levels
 from .tasks.levels import Levels, StageNames
 
+#: Parts of a twin that are never the student's.
+OWN_PARTS = ('backbone', 'data_preprocessor')
 #: What is said of a part that the twin does not have.
 LEFT_OUT = 'left out'
 
@@ -209,13 +211,19 @@ class SelfTeacher(BaseModule):
                 'twin; or remove shared_head.'
             )
         self._borrowed = [
-            name
-            for name, _ in self.twin.named_children()
-            if name not in ('backbone', 'data_preprocessor')
+            *(name for name, _ in self.twin.named_children() if name not in OWN_PARTS),
+            *(name for name, _ in self.twin.named_parameters(recurse=False)),
         ]
         for name in self._borrowed:
             setattr(self.twin, name, None)
         self._switches, self._part_switches = [], []
+
+    def init_weights(self) -> None:
+        """Initialise the neck, and the twin if it has parts of its own."""
+        if not self._borrowed:
+            super().init_weights()
+        elif isinstance(self.neck, BaseModule):
+            self.neck.init_weights()
 
     @contextmanager
     def borrowing(self, student: BaseModel) -> Iterator[None]:
@@ -224,12 +232,12 @@ class SelfTeacher(BaseModule):
         They are no parameters of the self-teacher, and not in its state dict.
         """
         for name in self._borrowed:
-            self.twin._modules[name] = getattr(student, name)
+            setattr(self.twin, name, getattr(student, name))
         try:
             yield
         finally:
             for name in self._borrowed:
-                self.twin._modules[name] = None
+                setattr(self.twin, name, None)
 
     def follow_switches(self, student: BaseModel) -> None:
         """Copy what was switched on the student's heads since they were built.

@@ -197,7 +197,13 @@ def lgd(family):
     return model
 
 
-@pytest.mark.parametrize('family', ['retinanet', 'fcos', 'faster_rcnn', 'mask_rcnn'])
+@pytest.mark.parametrize(
+    'family',
+    [
+        *('retinanet', 'fcos', 'gfl', 'atss', 'yolox', 'rtmdet'),
+        *('faster_rcnn', 'mask_rcnn', 'cascade_rcnn', 'deformable_detr', 'dino'),
+    ],
+)
 def test_detectors_train(family):
     model = lgd(family)
     data = family_batch(family)
