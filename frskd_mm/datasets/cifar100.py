@@ -1,7 +1,6 @@
 """CIFAR-100 from any complete copy."""
 
 import os.path as osp
-import pickle
 from typing import Any, Dict, List, Optional
 
 import mmengine.dist as dist
@@ -11,6 +10,7 @@ from mmpretrain.datasets.utils import download_and_extract_archive
 
 from frskd_mm.registry import DATASETS
 from frskd_mm.utils.arguments import check_arguments, one_of
+from frskd_mm.utils.checkpoint_loading import DataPickle
 
 NUM_CLASSES = 100
 PER_CLASS = {'train': 500, 'test': 100}
@@ -116,7 +116,7 @@ class CIFAR100(PretrainCIFAR100):
 
 
 def read_split(path: str, split: str) -> 'tuple[np.ndarray, np.ndarray]':
-    """Read one pickle of the original layout and check its content.
+    """Read one pickle of the original layout as data, and check its content.
 
     Args:
         path: File to read.
@@ -130,7 +130,7 @@ def read_split(path: str, split: str) -> 'tuple[np.ndarray, np.ndarray]':
     """
     try:
         with open(path, 'rb') as file:
-            entry: Dict[str, Any] = pickle.load(file, encoding='latin1')
+            entry: Dict[str, Any] = DataPickle.load(file, encoding='latin1')
         data, labels = np.asarray(entry['data']), np.asarray(entry['fine_labels'])
     except Exception as error:
         raise ValueError(

@@ -50,6 +50,21 @@ def test_any_order_is_accepted_and_pixels_are_right(tmp_path, complete_test_spli
     assert len(dataset.metainfo['classes']) == 100
 
 
+class Runs:
+    """What a copy of unknown origin may hold."""
+
+    def __reduce__(self):
+        return exec, ('raise SystemExit("run")',)
+
+
+def test_a_copy_is_read_as_data_and_not_run(tmp_path):
+    path = tmp_path / 'cifar-100-python/test'
+    path.parent.mkdir()
+    path.write_bytes(pickle.dumps({'data': Runs(), 'fine_labels': []}))
+    with pytest.raises(ValueError, match=r'builtins.exec is not allowed'):
+        read_split(str(path), 'test')
+
+
 def test_a_validation_part_shares_no_image(tmp_path, complete_test_split):
     images = np.zeros((10000, 3072), np.uint8)
     images[:, :2] = np.stack(np.divmod(np.arange(10000), 256), axis=1)
