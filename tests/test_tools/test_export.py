@@ -20,6 +20,7 @@ from frskd_mm.engine import (
     student_config,
     train,
 )
+from frskd_mm.engine.export import load_student
 from frskd_mm.utils.model import build_model
 
 REPO = Path(__file__).resolve().parents[2]
@@ -283,6 +284,27 @@ def test_weights_that_a_module_converts_are_scored(tmp_path):
     cfg, weights = plain_files(tmp_path, transformer(24, num_classes=7), model)
     with pytest.raises(ValueError, match='another model.*: 2 of another shape .head'):
         evaluate(cfg, weights)
+
+
+def test_weights_that_a_model_computes_itself_are_no_obstacle():
+    """Swin v2 takes them out of any state dict that it loads, so they are missing."""
+    arch = dict(
+        embed_dims=8,
+        depths=[1] * 4,
+        num_heads=[1, 1, 2, 2],
+        extra_norm_every_n_blocks=0,
+    )
+    backbone = dict(
+        type='SwinTransformerV2', arch=arch, img_size=64, window_size=[4, 4, 4, 2]
+    )
+    head = dict(type='LinearClsHead', num_classes=3, in_channels=64)
+    neck = dict(type='GlobalAveragePooling')
+    model = dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head)
+    cfg = Config(dict(default_scope='mmpretrain', model=model))
+    trained = build_model(cfg).eval()
+    exported = load_student(cfg, trained.state_dict(), 'weights').eval()
+    image = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(exported(image), trained(image), rtol=0, atol=0)
 
 
 def test_another_method_s_checkpoint_is_scored_by_its_student(tmp_path):

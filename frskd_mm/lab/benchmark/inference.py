@@ -13,9 +13,10 @@ from mmengine.runner import save_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
-from frskd_mm.engine.export import export_student
+from frskd_mm.engine.export import export_student, load_student
+from frskd_mm.utils.checkpoint import weights_of
 from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
-from frskd_mm.utils.model import build_model, count_parameters
+from frskd_mm.utils.model import count_parameters
 
 from .plan import Arm
 from .rounds import Spread, paired_ratio, run_in_turns
@@ -94,10 +95,9 @@ def measure_inference(
 
 
 def _load(cfg: Config, checkpoint: str) -> BaseModel:
-    model = revert_sync_batchnorm(build_model(cfg))
     with checkpoints_as_data(cfg):
-        weights = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    model.load_state_dict(weights['state_dict'], strict=True)
+        loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    model = revert_sync_batchnorm(load_student(cfg, weights_of(loaded), checkpoint))
     return model.to(get_device()).eval()
 
 
