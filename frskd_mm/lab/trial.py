@@ -79,7 +79,9 @@ def random_batch(
 def _image_shape(cfg: Config, image_size: Tuple[int, int]) -> Tuple[int, int, int]:
     """Return (C, H, W) of a config's images, which need not have three channels."""
     student = cfg.model.get('student', cfg.model)
-    channels = (student.get('backbone') or {}).get('in_channels', RGB)
+    preprocessor = student.get('data_preprocessor') or cfg.get('data_preprocessor')
+    means = len((preprocessor or {}).get('mean') or ()) or RGB
+    channels = (student.get('backbone') or {}).get('in_channels', means)
     return channels, *image_size
 
 
@@ -123,12 +125,15 @@ def _detection_samples(
 ) -> List[Dict[str, Any]]:
     from mmdet.testing import demo_mm_inputs
 
+    loader = str(cfg.get('train_dataloader'))
+    panoptic = 'LoadPanopticAnnotations' in loader
     batch = demo_mm_inputs(
         batch_size=batch_size,
         image_shapes=_image_shape(cfg, image_size),
         num_items=[NUM_BOXES] * batch_size,
         num_classes=num_classes + 1,  # its labels start with 1
-        with_mask="'with_mask': True" in str(cfg.get('train_dataloader')),
+        with_mask=panoptic or "'with_mask': True" in loader,
+        with_semantic=panoptic or "'with_seg': True" in loader,
         use_box_type=True,
     )
     for sample in batch['data_samples']:

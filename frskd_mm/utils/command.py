@@ -179,6 +179,13 @@ def raised_on_purpose(error: BaseException) -> bool:
     return dis.opname[code[last.tb_lasti]] == 'RAISE_VARARGS'
 
 
+def is_own_refusal(error: BaseException) -> bool:
+    """Whether our code raised an error on purpose, by a ``raise`` statement."""
+    if _is_own_class(error):
+        return True
+    return raised_on_purpose(error) and _module(_innermost(error)).startswith(PACKAGE)
+
+
 def _is_own_class(error: BaseException) -> bool:
     return type(error).__module__.startswith(PACKAGE)
 
