@@ -1,6 +1,7 @@
 """predict, visualize and describe on the three tasks, with checkpoints of one step."""
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import save_checkpoint
-from small_runs import forget_the_last_run, run
+from small_runs import DROPOUT, forget_the_last_run, run
 
 from frskd_mm.commands.main import main
 from frskd_mm.engine import export_student, load_config
@@ -367,14 +368,32 @@ def test_the_hook_reaches_every_backend(name, tmp_path, monkeypatch):
         assert cv2.imread(str(path)).std() > 0
 
 
+class DrawsNumbers:
+    """A step of a pipeline that draws from every generator."""
+
+    def __call__(self, results):
+        random.random(), np.random.rand(), torch.rand(1)
+        return results
+
+
 def test_the_hook_changes_nothing_of_the_training(tmp_path):
-    weights = []
+    """Although its images draw, and the training draws after it."""
+    weights, drawn_next = [], []
     for hooks in ([], [dict(type='frskd_mm.InsideHook', num_images=1)]):
-        torch.manual_seed(0)
-        settings = {'custom_hooks': hooks, 'train_cfg.val_interval': 1}
-        settings['randomness'] = dict(seed=0)
+        settings = {
+            **DROPOUT,
+            'custom_hooks': hooks,
+            'train_cfg.val_interval': 1,
+            'val_dataloader.dataset.pipeline': [
+                dict(type=DrawsNumbers),
+                dict(type='PackInputs'),
+            ],
+            'randomness': dict(seed=0),
+        }
         runner = run(tmp_path / str(len(hooks)), settings)
         weights.append(runner.model.state_dict())
+        drawn_next.append([random.random(), np.random.rand(), torch.rand(1).item()])
+    assert drawn_next[0] == drawn_next[1]
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
 
