@@ -36,7 +36,7 @@ class DigitScene(NamedTuple):
 
     #: (H, W, 3) uint8 RGB.
     img: np.ndarray
-    #: (H, W) uint8: 0 background, 1 + digit, ``IGNORE_INDEX`` at blurred edges.
+    #: (H, W) uint8: 0 background, 1 + digit, ``IGNORE_INDEX`` at ignored edges.
     seg_map: np.ndarray
     #: (K, ) digits.
     labels: np.ndarray
@@ -66,6 +66,8 @@ class DigitScenes:
         noise (float): Standard deviation of the pixels' noise, of 255.
             Defaults to 12.
         seed (int): Defaults to 0.
+        ignore_edges (bool): Whether blurred edges belong to no class; otherwise
+            they stay what is behind them. Defaults to True.
 
     Raises:
         ImportError: If scikit-learn is not installed.
@@ -89,6 +91,7 @@ class DigitScenes:
         clutter: int = 4,
         noise: float = 12.0,
         seed: int = 0,
+        ignore_edges: bool = True,
     ) -> None:
         if num_digits[0] > num_digits[1]:
             raise ValueError(
@@ -108,6 +111,7 @@ class DigitScenes:
         self.clutter = clutter
         self.noise = noise
         self.seed = seed
+        self.ignore_edges = ignore_edges
 
     def draw(self, index: int) -> DigitScene:
         """Draw the scene of an index.
@@ -136,7 +140,8 @@ class DigitScenes:
             masks = [mask & ~solid for mask in masks] + [solid]
             areas.append(solid.sum())
             labels.append(int(self.labels[source]))
-            seg_map[ink >= FAINT_INK] = IGNORE_INDEX
+            if self.ignore_edges:
+                seg_map[ink >= FAINT_INK] = IGNORE_INDEX
             seg_map[solid] = 1 + labels[-1]
 
         img += rng.normal(0, self.noise, img.shape)

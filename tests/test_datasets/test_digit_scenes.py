@@ -44,7 +44,19 @@ def test_label_map_and_masks_agree(scenes):
             assert not owner[mask].any(), 'masks of instances overlap'
             owner[mask] = label + 1
         certain = scene.seg_map != IGNORE_INDEX
+        assert not certain.all()
         np.testing.assert_array_equal(scene.seg_map[certain], owner[certain])
+
+
+def test_edges_that_are_not_ignored_stay_what_is_behind(scenes):
+    painter = DigitScenes('train', num_digits=(2, 4), ignore_edges=False)
+    for index, scene in enumerate(scenes):
+        whole = painter.draw(index)
+        np.testing.assert_array_equal(whole.img, scene.img)
+        owner = np.zeros_like(whole.seg_map)
+        for label, mask in zip(scene.labels, scene.masks):
+            owner[mask] = label + 1
+        np.testing.assert_array_equal(whole.seg_map, owner)
 
 
 def test_scenes_overlap_but_digits_stay_visible():
