@@ -156,7 +156,8 @@ def run_demo(
 ) -> DemoResult:
     """Train the plain student and FRSKD, and draw what they learned.
 
-    Writes ``learning_curves.png`` and ``attention_maps.png`` to ``work_dir``.
+    Writes ``learning_curves.png`` and ``attention_maps.png`` to ``work_dir``, and says
+    after each seed what both have reached.
 
     Args:
         task: What to train.
@@ -178,6 +179,7 @@ def run_demo(
             runner = train(cfg)
             log = osp.join(runner.log_dir, 'vis_data', 'scalars.json')
             curves[method].append(read_curves(log, task.metric, task.scale))
+        print(_result_of_seed(task, seed, curves), flush=True)
         with runner.model.as_self_teacher():
             self_teacher.append(task.scale * runner.test()[task.metric])
     level = float(np.mean(self_teacher))
@@ -195,6 +197,14 @@ def run_demo(
         [curve.metrics[-1] for curve in curves['plain']],
         [curve.metrics[-1] for curve in curves['frskd']],
         self_teacher,
+    )
+
+
+def _result_of_seed(task: DemoTask, seed: int, curves: Dict[str, List[Curves]]) -> str:
+    plain, frskd = (runs[-1].metrics[-1] for runs in curves.values())
+    return (
+        f'\n=== seed {seed}, {task.metric_label}: {plain:.1f} plain, '
+        f'{frskd:.1f} with FRSKD ===\n'
     )
 
 

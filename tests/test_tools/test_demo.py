@@ -203,7 +203,7 @@ def test_attention_pictures_show_where_a_map_is_strong(tmp_path):
 
 
 @pytest.mark.parametrize('name', list(TASKS))
-def test_a_short_run_of_each_task(name, repo, tmp_path):
+def test_a_short_run_of_each_task(name, repo, tmp_path, capsys):
     small = SMALL['cls' if name == 'cls' else 'scenes']
     for method in (TASKS[name].plain, TASKS[name].frskd):
         path = tmp_path / 'configs' / method
@@ -216,6 +216,9 @@ def test_a_short_run_of_each_task(name, repo, tmp_path):
         TASKS[name], str(tmp_path / 'configs'), str(tmp_path / 'out'), [3], epochs=1
     )
     assert result.seeds == [3]
+    plain, frskd = result.plain[0], result.frskd[0]
+    first = f'seed 3, {TASKS[name].metric_label}: {plain:.1f} plain, {frskd:.1f} with'
+    assert first in capsys.readouterr().out
     for values in (result.plain, result.frskd, result.self_teacher):
         assert len(values) == 1
         assert 0.0 <= values[0] <= 100.0
