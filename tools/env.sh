@@ -199,9 +199,11 @@ PYTHON
 
 # Where torch cannot be seen mmcv is built without its operators, in seconds. pip
 # must not keep that wheel, or would take it up where the operators are needed.
+# The classic one needs the older setuptools here, too.
 install_mmcv_without_operators() {
     ! has_mmcv || return 0
-    install 'mmcv' --no-deps --no-cache-dir "$mmcv"
+    install 'mmcv' --no-deps --no-cache-dir \
+        --build-constraint "$folder/${prefix}build.txt" "$mmcv"
 }
 
 # The compilers' command lines are long: show ninja's [done/all] and the errors.
