@@ -3,7 +3,6 @@
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 from functools import lru_cache
 from glob import glob
@@ -23,6 +22,7 @@ from doc_commands import (
     stand_in,
     with_options,
 )
+from warm_processes import run_python
 
 from frskd_mm.commands.main import main
 from frskd_mm.engine import load_config, wrap
@@ -146,13 +146,6 @@ def in_a_folder(folder):
             (folder / path.name).symlink_to(path)
 
 
-def run_short(words, folder):
-    result = subprocess.run(words, cwd=folder, capture_output=True, text=True)
-    assert result.returncode == 0, (
-        f'{" ".join(words)}\n{result.stdout[-3000:]}{result.stderr[-3000:]}'
-    )
-
-
 def make_checkpoint(tool, arguments, folder):
     """Train what a command expects to lie there, as an earlier page says."""
     if tool not in ('test', 'export_student'):
@@ -163,7 +156,7 @@ def make_checkpoint(tool, arguments, folder):
     work_dir = str(Path(checkpoint).parent)
     assert work_dir.startswith('work_dirs/'), checkpoint
     train = shorten('train', [config, '--work-dir', work_dir])
-    run_short([sys.executable, 'tools/train.py', *train], folder)
+    run_python(['tools/train.py', *train], folder)
 
 
 def run_page(page, folder):
@@ -189,10 +182,10 @@ def run_page(page, folder):
                 continue
             done.add((tool, *arguments))
             make_checkpoint(tool, arguments, folder)
-            start = [sys.executable]
+            start = line.start
             if line.words[0] == 'torchrun':
-                start += ['-m', 'torch.distributed.run', '--nproc_per_node', '2']
-            run_short([*start, *line.start, *arguments], folder)
+                start = ['-m', 'torch.distributed.run', '--nproc_per_node', '2', *start]
+            run_python([*start, *arguments], folder)
     return len(done)
 
 
