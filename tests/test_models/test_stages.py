@@ -211,6 +211,19 @@ def test_arcface_compares_what_it_predicts_from():
     torch.testing.assert_close(pair.student_cls, expected)
 
 
+def test_several_necks_that_read_several_maps():
+    """As of HRNet."""
+    cfg = classifier('ArcFace')
+    cfg.model.backbone.out_indices = [0, 1, 2, 3]
+    cfg.model.neck = [dict(type='HRFuseScales', in_channels=[4, 8, 16, 32]), GAP]
+    cfg.model.head = dict(type='LinearClsHead', in_channels=2048, num_classes=7)
+    model = build(wrap(cfg)).train()
+    losses = model(**batch_of(cfg, model, 64), mode='loss')
+    model.parse_losses(losses)[0].backward()
+    assert losses['loss_kd'] > 0
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
 @pytest.mark.parametrize('method', ['byot', 'sad', 'uskd'])
 def test_methods_that_compare_stages_record_them(method):
     cfg = classifier('ViT')

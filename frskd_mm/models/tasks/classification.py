@@ -54,11 +54,8 @@ class ClassificationTask(Task):
         cfg.backbone = dict(type='frskd_mm.PassThrough')
         if source == 'neck':
             cfg.neck = None
-        necks = cfg.get('neck') or []
-        necks = necks if isinstance(necks, (list, tuple)) else [necks]
-        reader = next(
-            (part for part in [*necks, cfg.head] if 'in_channels' in part), None
-        )
+        parts = [*_necks(cfg), cfg.head]
+        reader = next((part for part in parts if 'in_channels' in part), None)
         if reader is not None:
             rewire(reader, in_channels, out_channels)
         elif list(in_channels) != list(out_channels):
@@ -72,8 +69,8 @@ class ClassificationTask(Task):
         self, student_cfg: ConfigDict, source: str, num_levels: int
     ) -> List[int]:
         """Return the last level, unless a neck reads others besides."""
-        neck = student_cfg.get('neck') if source == 'backbone' else None
-        if neck is None or neck.get('type') == 'GlobalAveragePooling':
+        necks = _necks(student_cfg) if source == 'backbone' else []
+        if all(neck.type == 'GlobalAveragePooling' for neck in necks):
             return [num_levels - 1]
         return list(range(num_levels))
 
@@ -122,6 +119,12 @@ class ClassificationTask(Task):
                     'student.head.num_classes to the number of classes of the '
                     'dataset.'
                 )
+
+
+def _necks(cfg: ConfigDict) -> List[ConfigDict]:
+    """Return the necks of a classifier's config, in order; it may have several."""
+    necks = cfg.get('neck') or []
+    return list(necks) if isinstance(necks, (list, tuple)) else [necks]
 
 
 def _predicting(one: Pass) -> Tensor:
