@@ -67,6 +67,13 @@ def test_a_plain_model_that_does_not_train_is_told_apart():
     assert 'shapes cannot be multiplied' in result['error']
 
 
+def test_a_config_that_cannot_be_read_is_no_fault_of_the_method(tmp_path):
+    (tmp_path / 'broken.py').write_text('model = dict(')
+    result = check_model(str(tmp_path / 'broken.py'), note=str)
+    assert result['outcome'] == NOT_PLAIN
+    assert 'cannot be read as a config' in result['error']
+
+
 def multi_label(cfg):
     cfg.model.head = dict(type='MultiLabelLinearClsHead', num_classes=9, in_channels=64)
 

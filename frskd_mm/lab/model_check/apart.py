@@ -202,11 +202,11 @@ def _check_here(
     limit = int(memory * GIB)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     torch.set_num_threads(1)
-    sender.send(
-        check_model(
-            entry.file,
-            method,
-            entry.needs,
-            note=lambda phase: sender.send(dict(phase=phase)),
-        )
+    result = check_model(
+        entry.file,
+        method,
+        entry.needs,
+        note=lambda phase: sender.send(dict(phase=phase)),
     )
+    result['error'] = result['error'].replace(entry.file, entry.path)
+    sender.send(result)

@@ -137,7 +137,7 @@ def check_once(
         list[str]: What is not as it should be, in sentences.
 
     Raises:
-        PlainModelError: If the plain model does not train.
+        PlainModelError: If the config cannot be read or the plain model not trained.
         Exception: Whatever the method's use ends in.
     """
 
@@ -146,7 +146,10 @@ def check_once(
         note(phase)
 
     begin('plain')
-    cfg = load_config(path, options)
+    try:
+        cfg = load_config(path, options)
+    except Exception as error:
+        raise PlainModelError from error
     without_weights(cfg.model)
     lighten(cfg)
     plain = _train_plain(cfg)
