@@ -40,8 +40,7 @@ def fit_input_size(task: Task, cfg: Config, built: BaseModel, distiller: Any) ->
         try:
             task.find_levels(built, source, size, stages)
         except DryForwardError as error:
-            # What the backbone lacks it lacks at any size.
-            if size == sizes[-1] or isinstance(error.__cause__, AttributeError):
+            if size == sizes[-1] or not error.of_size:
                 raise
         else:
             break

@@ -5,9 +5,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import load_state_dict
+from mmpretrain.models.backbones import ResNet
 
 from frskd_mm.engine import wrap
 from frskd_mm.lab.trial import random_batch
+from frskd_mm.models.tasks.base import DryForwardError
 from frskd_mm.utils.forms import Form, read_form, sides
 
 VIT = dict(
@@ -251,6 +253,114 @@ def test_stages_can_be_chosen(stages, names):
 def test_stages_that_are_not_there_are_refused(stages):
     with pytest.raises(ValueError, match=r'is no stage of the backbone.*layers\.4'):
         wrap(classifier('ViT'), distiller=dict(stages=stages))
+
+
+class Broken(ResNet):
+    """A backbone that fails in the way that a test wants."""
+
+    def __init__(self, error, **kwargs):
+        super().__init__(depth=18, **kwargs)
+        self.error = error
+
+    def forward(self, x):
+        size = tuple(x.shape[2:])
+        if self.error == 'fixed':
+            assert size == (96, 96), f'an image of {size[0]}, not of 96'
+        if self.error == 'silent':
+            assert size == (96, 96)
+        if self.error == 'channels':
+            x = x[:, :2]
+        if self.error == 'attribute':
+            return self.nothing
+        if self.error == 'value':
+            raise ValueError('the weights are not there')
+        return super().forward(x)
+
+
+class TestAdviceOnTheImageSize:
+    @staticmethod
+    def distilled(error):
+        backbone = dict(type=Broken, error=error, base_channels=4, stem_channels=4)
+        model = dict(
+            type='ImageClassifier',
+            backbone=backbone,
+            neck=GAP,
+            head=dict(type='LinearClsHead', in_channels=32, num_classes=7),
+        )
+        return Config(dict(default_scope='mmpretrain', model=model))
+
+    def messages(self, error):
+        """What is said where the config is wrapped, and where it is built."""
+        cfg = self.distilled(error)
+        found = []
+        with pytest.raises(DryForwardError) as raised:
+            wrap(cfg)
+        found.append(str(raised.value))
+        distiller = wrap(classifier('ViT')).model.distiller
+        distiller.pop('input_size', None)
+        cfg.model = dict(
+            type='frskd_mm.Distilled', student=cfg.model, distiller=distiller
+        )
+        with pytest.raises(DryForwardError) as raised:
+            build(cfg)
+        return [*found, str(raised.value)]
+
+    @pytest.mark.parametrize('error', ['fixed', 'silent'])
+    def test_given_where_the_size_is_why(self, error):
+        for message in self.messages(error):
+            assert 'does not run on an image of' in message
+            assert 'AssertionError' in message
+            assert 'Set input_size=(height, width)' in message
+
+    @pytest.mark.parametrize('error', ['channels', 'attribute', 'value'])
+    def test_not_given_where_it_is_not(self, error):
+        reason = {
+            'channels': 'to have 3 channels, but got 2',
+            'attribute': "no attribute 'nothing'",
+            'value': 'the weights are not there',
+        }[error]
+        for message in self.messages(error):
+            assert reason in message
+            assert 'input_size' not in message
+            assert 'see whether the plain student trains' in message
+
+    def test_the_size_that_is_set_is_taken(self):
+        cfg = self.distilled('fixed')
+        wrapped = wrap(cfg, distiller=dict(input_size=(96, 96)))
+        assert build(wrapped).distiller.levels.shapes[-1] == (32, 3, 3)
+
+
+class TestReversibleLayers:
+    """RevViT's own backward pass leaves its layers' outputs without gradients."""
+
+    @staticmethod
+    def revvit(**kwargs):
+        backbone = dict(type='RevVisionTransformer', **VIT, **kwargs)
+        head = dict(type='LinearClsHead', in_channels=32, num_classes=7)
+        model = dict(type='ImageClassifier', backbone=backbone, head=head)
+        return Config(dict(default_scope='mmpretrain', model=model))
+
+    def test_they_are_refused_when_built(self):
+        cfg = self.revvit()
+        with pytest.raises(ValueError, match='has no gradient.*no_custom_backward'):
+            wrap(cfg)
+        distiller = wrap(self.revvit(no_custom_backward=True)).model.distiller
+        cfg.model = dict(
+            type='frskd_mm.Distilled', student=cfg.model, distiller=distiller
+        )
+        with pytest.raises(ValueError, match='has no gradient.*no_custom_backward'):
+            build(cfg)
+
+    def test_the_setting_that_is_named_works(self):
+        cfg = self.revvit(no_custom_backward=True)
+        model = build(wrap(cfg)).train()
+        losses = model(**batch_of(cfg, model, 32), mode='loss')
+        assert reached(model, losses, ['loss_at']) == {'backbone'}
+        assert all(value > 0 for name, value in losses.items() if 'loss' in name)
+
+    def test_frozen_ones_have_nothing_to_be_trained(self):
+        cfg = self.revvit(no_custom_backward=False, frozen_stages=5)
+        assert build(wrap(cfg)).distiller.levels.stages
 
 
 def test_one_stage_is_too_few():

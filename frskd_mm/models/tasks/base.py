@@ -20,6 +20,7 @@ from .levels import (
     Levels,
     StageNames,
     as_levels,
+    check_gradients,
     find_levels,
     levels_of_outputs,
     reads_training_mode,
@@ -36,8 +37,22 @@ LossFunction = Callable[[Any, Sequence[Any]], Dict[str, Any]]
 Source = Union[str, Levels]
 
 
+#: Errors that no other image would mend, and words that speak of its size.
+NOT_OF_SIZE = (AttributeError, ImportError, KeyError, NameError, TypeError)
+SIZE_WORDS = ('size', 'shape', 'height', 'width', 'resolution', 'divisible')
+
+
 class DryForwardError(ValueError):
-    """A student cannot take the image of the dry forward."""
+    """A student cannot take the image of the dry forward.
+
+    Args:
+        message (str): What to tell the user.
+        of_size (bool): Whether the size of the image may be why.
+    """
+
+    def __init__(self, message: str, of_size: bool) -> None:
+        super().__init__(message)
+        self.of_size = of_size
 
 
 class RewiringError(ValueError):
@@ -208,7 +223,7 @@ class Task(ABC):
             record = self._dry_forward(student, parts, inner, input_size, True)
             training_output = record.last(wanted)
         extra = getattr(student.backbone, 'num_extra_tokens', None)
-        return find_levels(
+        levels = find_levels(
             wanted,
             output,
             training_output,
@@ -217,6 +232,8 @@ class Task(ABC):
             extra if isinstance(extra, int) else None,
             stages,
         )
+        check_gradients(levels, inner, training_output)
+        return levels
 
     def _dry_forward(
         self,
@@ -234,32 +251,24 @@ class Task(ABC):
             inner: What records more.
             input_size: Height and width of the image.
             training: Whether the parts, but not what is in them, are in training
-                mode, as far as they ask.
+                mode, as far as they ask, and gradients are kept.
 
         Raises:
             DryForwardError: If the student cannot run an image of this size.
         """
-        height, width = input_size or self.input_size
-        channels = input_channels(student, (height, width))
-        weight = next(student.parameters())
+        size = input_size or self.input_size
+        image = _noise(student, size)
         record = Recorder({name: (part, 'forward') for name, part in parts.items()})
         try:
             with dry_run(student), record, inner or nullcontext():
-                # Not zeros: outputs are told apart by their values.
-                torch.manual_seed(0)
-                image = torch.randn(1, channels, height, width).to(weight)
                 for part in parts.values() if training else ():
                     part.training = True
-                student.extract_feat(image)
+                with torch.set_grad_enabled(training):
+                    student.extract_feat(image)
         except Exception as error:
             # What comes after does not matter here.
             if not record.outputs[next(iter(parts))]:
-                raise DryForwardError(
-                    f'{type(student).__name__} does not run on an image of '
-                    f'{height}x{width} with {channels} channels: '
-                    f'{type(error).__name__}: {error} Set input_size=(height, width) '
-                    "in the distiller to the training images'."
-                ) from error
+                raise _dry_forward_error(student, size, error) from error
         return record
 
     def twin_cfg_on(
@@ -534,6 +543,57 @@ class Task(ABC):
     def check_labels(self, student: BaseModel, data_samples: Sequence[Any]) -> None:
         """Raise ``ValueError`` for labels that the head cannot have."""
         return None
+
+
+def _noise(student: BaseModel, size: Tuple[int, int]) -> Tensor:
+    """Return an image for a student: not zeros, since outputs are told apart."""
+    channels = input_channels(student, size)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, channels, *size, generator=generator)
+    return image.to(next(student.parameters()))
+
+
+def _dry_forward_error(
+    student: BaseModel, size: Tuple[int, int], error: Exception
+) -> DryForwardError:
+    """Say why a student does not run, and speak of the size only if that may be why."""
+    height, width = size
+    other: Optional[Exception] = None
+    try:
+        image = _noise(student, (2 * height, 2 * width))
+        with dry_run(student):
+            student.extract_feat(image)
+    except Exception as found:
+        other = found
+    of_size = _is_of_size(error, other)
+    channels = input_channels(student, size)
+    advice = (
+        "Set input_size=(height, width) in the distiller to the training images'."
+        if of_size
+        else f'On one of {2 * height}x{2 * width} it fails, too: see whether the plain '
+        'student trains.'
+    )
+    return DryForwardError(
+        f'{type(student).__name__} does not run on an image of {height}x{width} with '
+        f'{channels} channels: {type(error).__name__}: {error} {advice}',
+        of_size,
+    )
+
+
+def _is_of_size(error: Exception, other: Optional[Exception]) -> bool:
+    """Whether the size of an image may be why it fails.
+
+    Args:
+        error: What happened.
+        other: What happened on a larger image; None if that runs.
+    """
+    if other is None:
+        return True
+    text = str(error)
+    if isinstance(error, NOT_OF_SIZE) or 'channels' in text:
+        return False
+    named = any(word in text.lower() for word in SIZE_WORDS)
+    return named or not text or text != str(other)
 
 
 def _maps_advice(module: nn.Module) -> str:

@@ -97,7 +97,9 @@ class Levels:
             index = stage.own_in_training if training else stage.own
             if index is None:
                 value = first_output(record.last(f'{name}.{stage.path}'))
-                _check_gradient(record, stage, own)
+                module, _ = record.targets[f'feats.{stage.path}']
+                if not is_compiling() and _lacks_gradient(value, module, own):
+                    raise RuntimeError(_no_gradient(stage))
             else:
                 value = first_output(own[index])
             maps.append(stage.form.to_map(value, image_size))
@@ -374,22 +376,41 @@ def _named(
     return found
 
 
-def _check_gradient(record: Recorder, stage: Stage, own: Sequence[Any]) -> None:
-    """Require a gradient at a stage, if it has weights that are trained.
+def check_gradients(levels: Levels, record: CallRecorder, output: Any) -> None:
+    """Require that the levels can be trained.
+
+    Args:
+        levels: Of a source.
+        record: The runs of its parts in training mode, with gradients.
+        output: What it returned.
 
     Raises:
-        RuntimeError: If there is none.
+        ValueError: If a level's weights are trained, but its map has no gradient.
     """
-    if is_compiling() or not torch.is_grad_enabled():
-        return
-    outputs = [first_output(value) for value in own]
-    if not any(isinstance(o, Tensor) and o.requires_grad for o in outputs):
-        return
-    value = first_output(record.last(f'feats.{stage.path}'))
-    module, _ = record.targets[f'feats.{stage.path}']
-    if value.requires_grad or not any(p.requires_grad for p in module.parameters()):
-        return
-    raise RuntimeError(
+    outputs = {call.path: call.output for one in record.calls for call in one.walk()}
+    for stage in levels.stages:
+        if stage.own is None:
+            value, part = first_output(outputs[stage.path]), record.parts[stage.path]
+            if _lacks_gradient(value, part, as_levels(output)):
+                raise ValueError(_no_gradient(stage))
+
+
+def _lacks_gradient(value: Tensor, module: nn.Module, own: Sequence[Any]) -> bool:
+    """Whether a stage has trained weights, but its map no gradient.
+
+    Args:
+        value: The map.
+        module: The stage's.
+        own: The outputs of its source. Where these have no gradient, none is asked for.
+    """
+    outputs = [first_output(output) for output in own]
+    trained = any(isinstance(o, Tensor) and o.requires_grad for o in outputs)
+    has_weights = any(p.requires_grad for p in module.parameters())
+    return trained and has_weights and not value.requires_grad
+
+
+def _no_gradient(stage: Stage) -> str:
+    return (
         f'The output of {stage.path} has no gradient, since reentrant checkpointing '
         '(or reversible layers) computes it apart. Remove activation_checkpointing of '
         'what it is in (RevViT: set no_custom_backward=True of the backbone), or '
