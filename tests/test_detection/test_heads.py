@@ -1,5 +1,7 @@
 """RoI heads of every kind, query-based heads, YOLOv3 and SOLO: what is compared."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from mmengine.logging import MessageHub
@@ -13,10 +15,13 @@ from det_toys import (
     RARE,
     distilled,
     family_batch,
+    frskd_cfg,
     run_both,
     student_cfg,
     total_loss,
 )
+from mmdet.models.detectors import BaseDetector
+from mmdet.registry import MODELS as MMDET
 
 from frskd_mm.models.losses import DetSoftLabelLoss, SoftLabels
 from frskd_mm.models.tasks.readers import (
@@ -105,6 +110,91 @@ def test_a_head_that_no_reader_reads_is_refused_when_built(monkeypatch):
     monkeypatch.delitem(HEAD_READERS.module_dict, 'ProposalReader')
     with pytest.raises(TypeError, match=r'StandardRoIHead \(roi_head\).*HeadReader'):
         distilled('faster_rcnn')
+
+
+@MMDET.register_module()
+class SeveralHeads(BaseDetector):
+    """A detector in the form of Co-DETR, whose heads of a kind are lists."""
+
+    def __init__(self, backbone, neck, rpn_head, roi_head, bbox_head, train_cfg):
+        super().__init__()
+        self.backbone = MMDET.build(backbone)
+        if neck is not None:
+            self.neck = MMDET.build(neck)
+        self.rpn_head = MMDET.build(rpn_head)
+        self.roi_head = torch.nn.ModuleList(map(MMDET.build, roi_head))
+        self.bbox_head = torch.nn.ModuleList(map(MMDET.build, bbox_head))
+        self.proposal_cfg = train_cfg.rpn_proposal
+
+    def extract_feat(self, inputs):
+        feats = self.backbone(inputs)
+        return self.neck(feats) if self.with_neck else feats
+
+    def loss(self, inputs, data_samples):
+        feats = self.extract_feat(inputs)
+        objects = deepcopy(data_samples)
+        for sample in objects:
+            sample.gt_instances.labels.zero_()
+        losses, proposals = self.rpn_head.loss_and_predict(
+            feats, objects, proposal_cfg=self.proposal_cfg
+        )
+        for i, head in enumerate(self.roi_head):
+            found = head.loss(feats, proposals, data_samples)
+            losses.update({f'{name}{i}': value for name, value in found.items()})
+        for i, head in enumerate(self.bbox_head, len(self.roi_head)):
+            found = head.loss(feats, data_samples)
+            losses.update({f'{name}{i}': value for name, value in found.items()})
+        return losses
+
+    def predict(self, inputs, data_samples):
+        raise NotImplementedError
+
+    def _forward(self, inputs, data_samples=None):
+        raise NotImplementedError
+
+
+class TestSeveralHeads:
+    @staticmethod
+    def student():
+        two_stage, dense = student_cfg('faster_rcnn'), student_cfg('atss')
+        train_cfg, test_cfg = two_stage.pop('train_cfg'), two_stage.pop('test_cfg')
+        two_stage.rpn_head.update(train_cfg=train_cfg.rpn, test_cfg=test_cfg.rpn)
+        two_stage.roi_head.update(train_cfg=train_cfg.rcnn, test_cfg=test_cfg.rcnn)
+        dense.bbox_head.update(train_cfg=dense.train_cfg, test_cfg=dense.test_cfg)
+        two_stage.update(
+            type='mmdet.SeveralHeads',
+            roi_head=[two_stage.roi_head],
+            bbox_head=[dense.bbox_head],
+            train_cfg=train_cfg,
+        )
+        two_stage.pop('data_preprocessor')
+        return two_stage
+
+    def build(self, **frskd):
+        cfg = dict(student=self.student(), distiller=frskd_cfg(**frskd))
+        return MODELS.build(dict(type='frskd_mm.Distilled', **cfg))
+
+    def test_they_are_refused_when_built(self):
+        with pytest.raises(
+            TypeError, match=r'SeveralHeads has a ATSSHead \(bbox_head\).*loss_weight=0'
+        ):
+            self.build()
+
+    @pytest.mark.parametrize('width', [1, 2])
+    def test_features_alone_are_distilled(self, width):
+        """Wider refined maps are brought to the heads' channels."""
+        neck = dict(type='frskd_mm.BiFPNc', width=width)
+        model = self.build(alpha=0.0, neck=neck).train()
+        data = family_batch('faster_rcnn')
+        total, log = total_loss(model, data)
+        total.backward()
+        assert torch.isfinite(total)
+        assert log['loss_at'] > 0
+        assert log['self_teacher.loss_cls1'] > 0
+        assert 'loss_kd' not in log
+        twin = model.distiller.self_teacher.twin
+        for head in (twin.rpn_head, twin.roi_head, twin.bbox_head):
+            assert any(p.grad is not None and p.grad.any() for p in head.parameters())
 
 
 def test_readers_of_a_cascade_know_their_stages():

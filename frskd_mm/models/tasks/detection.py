@@ -273,6 +273,11 @@ def unread_heads(
     if getattr(detector, 'bbox_head', None) is None:
         names.append('mask_head')  # beside boxes, masks may be left out
     heads = [(name, getattr(detector, name, None)) for name in names]
+    heads = [  # of Co-DETR there are several of a kind
+        (name, inner)
+        for name, head in heads
+        for inner in (head if isinstance(head, nn.ModuleList) else [head])
+    ]
     return [
         (name, head)
         for name, head in heads
@@ -303,6 +308,8 @@ def _rewire_heads(
             f'and can be rewired only from one width to another, not to '
             f'{list(out_channels)}. {keep}'
         )
+    if any(isinstance(cfg.get(name), list) for name in ('bbox_head', 'roi_head')):
+        raise RewiringError(f'The several heads of {cfg.type} are not rewired. {keep}')
     before, after = in_channels[0], out_channels[0]
     readers = [
         (cfg[name], 'in_channels')
