@@ -40,6 +40,7 @@ from frskd_mm.lab.benchmark.steps import PHASES, TrainingStep
 from frskd_mm.lab.outputs import check_output
 from frskd_mm.lab.trial import find_num_classes, random_batch
 from frskd_mm.utils.image_size import find_image_size
+from frskd_mm.utils.model import build_model
 
 PLAIN = 'configs/digits/wrn10-1_digits.py'
 FRSKD = 'configs/digits/frskd_wrn10-1_digits.py'
@@ -398,7 +399,7 @@ def test_sweeps_change_what_they_say(read, arms):
     before = arms[1].cfg.model.student.backbone.out_indices
     assert points[0].arms[1].cfg.model.student.backbone.out_indices == before[-2:]
     assert points[0].arms[0] is arms[0]
-    with pytest.raises(ValueError, match='the backbone gives 3 levels'):
+    with pytest.raises(ValueError, match='3 levels are refined'):
         plan_sweep('levels', [4], arms, SMALL)
     with pytest.raises(ValueError, match='no arm has a method'):
         plan_sweep('width', [1], arms[:1], SMALL)
@@ -408,6 +409,38 @@ def test_sweeps_change_what_they_say(read, arms):
     sla = plan_arms([read(PLAIN)], methods=['sla'])
     with pytest.raises(ValueError, match='a BiFPNc neck'):
         plan_sweep('width', [2], sla, SMALL)
+
+
+def test_levels_of_a_transformer_are_its_last_ones(read):
+    """It returns no map that would be one of them."""
+    cfg = read(PLAIN)
+    arch = dict(embed_dims=16, num_layers=5, num_heads=2, feedforward_channels=32)
+    cfg.model.backbone = dict(
+        type='VisionTransformer', arch=arch, img_size=32, patch_size=8
+    )
+    cfg.model.neck = None
+    cfg.model.head.update(type='VisionTransformerClsHead', in_channels=16)
+    arms = [Arm('frskd', 10, wrap(cfg))]
+    values = [2, 3, 4]
+    for value, point in zip(values, plan_sweep('levels', values, arms, SMALL)):
+        levels = build_model(point.arms[0].cfg).distiller.levels
+        paths = ['layers.0', 'layers.1', 'layers.2', 'layers.4'][-value:]
+        assert [stage.path for stage in levels.stages] == paths
+    with pytest.raises(ValueError, match='levels 5: 4 levels are refined'):
+        plan_sweep('levels', [5], arms, SMALL)
+    arms = [Arm('cs-kd', 10, wrap(read(PLAIN), 'cs-kd'))]
+    with pytest.raises(ValueError, match='CSKD reads no levels'):
+        plan_sweep('levels', [2], arms, SMALL)
+
+
+def test_levels_beside_a_returned_map(read):
+    cfg = read(PLAIN)
+    cfg.model.backbone.out_indices = (2,)
+    arms = [Arm('frskd', 10, wrap(cfg))]
+    for value, point in zip((2, 3), plan_sweep('levels', [2, 3], arms, SMALL)):
+        levels = build_model(point.arms[0].cfg).distiller.levels
+        assert len(levels.stages) == value
+        assert levels.stages[-1].own is not None
 
 
 # Memory, data, inference

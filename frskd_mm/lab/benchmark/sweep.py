@@ -8,6 +8,7 @@ from mmengine.config import Config
 from frskd_mm.lab.tables import markdown_table
 from frskd_mm.lab.visualization.figure import as_label, new_figure
 from frskd_mm.lab.visualization.learning_curves import COLOURS
+from frskd_mm.utils.model import build_model
 
 from .plan import DISTILLED, Arm
 from .steps import Workload
@@ -99,24 +100,31 @@ def plan_sweep(
 def _set_levels(cfg: Config, levels: float) -> Config:
     """Refine the coarsest levels alone: the classifier reads the last one."""
     cfg, number = deepcopy(cfg), int(levels)
-    student = cfg.model.student if cfg.model.type == DISTILLED else {}
-    indices = student.get('backbone', {}).get('out_indices')
-    if cfg.get('default_scope') != 'mmpretrain' or not student:
+    if cfg.get('default_scope') != 'mmpretrain' or cfg.model.type != DISTILLED:
         raise ValueError(
             '--sweep levels leaves out the finest levels of distilled '
             'classifiers; what segmentors and detectors do not read of the backbone '
             'cannot be left out so.'
         )
-    if indices is None or isinstance(indices, int) or len(indices) == 1:
-        # Beside the map that the backbone returns, which are recorded in it.
-        cfg.model.distiller.stages = tuple(range(1 - number, 0))
-        return cfg
-    if number > len(indices):
+    model = build_model(cfg)
+    found = model.distiller.levels
+    if found is None:
         raise ValueError(
-            f'--sweep levels {number}: the backbone gives {len(indices)} levels. Set '
-            'more of them in student.backbone.out_indices.'
+            f'--sweep levels: {cfg.model.distiller.type} reads no levels. Give a '
+            'method that does, such as frskd.'
         )
-    student['backbone']['out_indices'] = tuple(indices)[-number:]
+    if number > len(found.stages):
+        raise ValueError(
+            f'--sweep levels {number}: {len(found.stages)} levels are refined. Set '
+            'more of them in student.backbone.out_indices or in stages of the '
+            'distiller.'
+        )
+    if found.are_outputs:
+        indices = tuple(model.backbone.out_indices)[-number:]
+        cfg.model.student.backbone.out_indices = indices
+    else:
+        stages = [stage for stage in found.stages[-number:] if stage.own is None]
+        cfg.model.distiller.stages = tuple(stage.path for stage in stages)
     return cfg
 
 
