@@ -64,16 +64,20 @@ setup(
     # is missing, with the pip line for the family at hand.
     install_requires=[],
     extras_require={
-        name: read_requirements(name)
-        for name in (
-            'maintained',
-            'classic',
-            'demo',
-            'deploy',
-            'docs',
-            'pretrained',
-            'test',
-        )
+        # For the maintained packages; its tests skip where it is absent.
+        'rotated': ['onedl-mmrotate==1.2.1', 'faster_coco_eval>=1.6.7'],
+        **{
+            name: read_requirements(name)
+            for name in (
+                'maintained',
+                'classic',
+                'demo',
+                'deploy',
+                'docs',
+                'pretrained',
+                'test',
+            )
+        },
     },
     zip_safe=False,
 )

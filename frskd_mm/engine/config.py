@@ -17,7 +17,12 @@ from mmengine.registry import DATASETS
 
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.checkpoint_files import find_damage
-from frskd_mm.utils.environment import HOSTS, has_host, missing_host
+from frskd_mm.utils.environment import (
+    DETECTION_SCOPES,
+    HOSTS,
+    has_host,
+    missing_host,
+)
 from frskd_mm.utils.scope import drop_own_scope
 
 CONFIG_ENDINGS = ('.py', '.json', '.yaml', '.yml')
@@ -217,7 +222,7 @@ def check_checkpoint_file(path: str) -> None:
 
 
 def check_data_roots(cfg: Config, loaders: Sequence[str]) -> None:
-    """Refuse data sets of mmseg and mmdet whose folder is not there.
+    """Refuse data sets of mmseg, mmdet and mmrotate whose folder is not there.
 
     mmpretrain's data sets may download theirs.
 
@@ -228,7 +233,7 @@ def check_data_roots(cfg: Config, loaders: Sequence[str]) -> None:
     Raises:
         FileNotFoundError: If there is no such folder.
     """
-    if cfg.get('default_scope') not in ('mmseg', 'mmdet'):
+    if cfg.get('default_scope') not in ('mmseg', *DETECTION_SCOPES):
         return
     for loader in loaders:
         dataset = (cfg.get(loader) or {}).get('dataset', {})

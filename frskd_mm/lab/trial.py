@@ -1,5 +1,6 @@
 """Trying a model out: random data, and no weights to download."""
 
+from importlib import import_module
 from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
@@ -37,7 +38,7 @@ def random_batch(
     """Return random images with annotations, as the config's data loader would.
 
     Args:
-        cfg: Training config of mmpretrain, mmseg or mmdet.
+        cfg: Training config of mmpretrain, mmseg, mmdet or mmrotate.
         batch_size: N; pairs of images where the loader collates pairs.
         image_size: Height and width.
         num_classes: Labels are below it.
@@ -53,6 +54,7 @@ def random_batch(
         'mmpretrain': _classification_samples,
         'mmseg': _segmentation_samples,
         'mmdet': _detection_samples,
+        'mmrotate': _detection_samples,
     }
     scope = cfg.get('default_scope')
     if scope not in makers:
@@ -123,16 +125,16 @@ def _segmentation_samples(
 def _detection_samples(
     cfg: Config, batch_size: int, image_size: Tuple[int, int], num_classes: int
 ) -> List[Dict[str, Any]]:
-    from mmdet.testing import demo_mm_inputs
-
-    loader = str(cfg.get('train_dataloader'))
+    scope, loader = cfg.default_scope, str(cfg.get('train_dataloader'))
     panoptic = 'LoadPanopticAnnotations' in loader
-    batch = demo_mm_inputs(
+    # mmrotate makes boxes of its masks.
+    masks = panoptic or (scope == 'mmdet' and "'with_mask': True" in loader)
+    batch = import_module(f'{scope}.testing').demo_mm_inputs(
         batch_size=batch_size,
         image_shapes=_image_shape(cfg, image_size),
         num_items=[NUM_BOXES] * batch_size,
         num_classes=num_classes + 1,  # its labels start with 1
-        with_mask=panoptic or "'with_mask': True" in loader,
+        with_mask=masks,
         with_semantic=panoptic or "'with_seg': True" in loader,
         use_box_type=True,
     )

@@ -32,6 +32,8 @@ CLASSIC = {
     'mmdet': ('mmdet', '3.3.0', '3.4'),
 }
 HOSTS = ('mmpretrain', 'mmseg', 'mmdet')
+#: ``default_scope`` of configs whose detectors are mmdetection's.
+DETECTION_SCOPES = ('mmdet', 'mmrotate')
 
 
 def _installed_version(distribution: str) -> Optional[str]:
@@ -187,7 +189,7 @@ def require_cuda_ops(scope: Optional[str]) -> None:
     # ROCm's torch calls its devices cuda, too, and mmcv builds for them by itself.
     if torch.version.cuda is None or not torch.cuda.is_available():
         return
-    if scope not in ('mmdet', 'mmseg'):
+    if scope not in ('mmseg', *DETECTION_SCOPES):
         return
     cause = None
     try:
@@ -198,7 +200,7 @@ def require_cuda_ops(scope: Optional[str]) -> None:
     except ImportError as error:
         cause = error
     advice = _cuda_ops_advice(torch.__version__, torch.version.cuda)
-    if scope == 'mmdet':
+    if scope in DETECTION_SCOPES:
         raise RuntimeError(advice) from cause
     warnings.warn(
         'Heads that use the operators of mmcv, such as PointRend, CCNet and '

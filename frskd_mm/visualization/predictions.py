@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from mmengine.model import BaseModel
 
+from frskd_mm.models.losses.foreground import ROTATED
 from frskd_mm.models.tasks import (
     ClassificationTask,
     DetectionTask,
@@ -68,7 +69,9 @@ def _enlarged(sample: Any, times: int) -> Any:
             field = sample.get(name)
             if 'bboxes' not in field:  # no annotations were loaded
                 continue
-            field.bboxes = _boxes(field.bboxes) * times
+            boxes = _boxes(field.bboxes)
+            # What follows the first four is the angle of a rotated box.
+            field.bboxes = torch.cat([boxes[:, :4] * times, boxes[:, 4:]], dim=1)
             masks = field.pop('masks', None)
             if isinstance(masks, torch.Tensor):
                 large = masks.repeat_interleave(times, -1)
@@ -77,8 +80,19 @@ def _enlarged(sample: Any, times: int) -> Any:
 
 
 def _boxes(boxes: Any) -> torch.Tensor:
-    """Return boxes as a tensor (K, 4); mmdet's data sets give a class of their own."""
+    """Return boxes as a tensor (K, 4 or 5); data sets give classes of their own."""
     return getattr(boxes, 'tensor', boxes)
+
+
+def _upright_boxes(boxes: Any) -> torch.Tensor:
+    """Return boxes (K, 4), of rotated ones those around them."""
+    boxes = _boxes(boxes)
+    if boxes.shape[1] != ROTATED:
+        return boxes
+    centre, (width, height, angle) = boxes[:, :2], boxes[:, 2:].unbind(dim=1)
+    cos, sin = angle.cos().abs(), angle.sin().abs()
+    half = torch.stack([width * cos + height * sin, width * sin + height * cos], 1) / 2
+    return torch.cat([centre - half, centre + half], dim=1)
 
 
 def _catch(visualizer: Any, draw: Callable[[], Any]) -> np.ndarray:
@@ -125,9 +139,9 @@ def _draw_regions(
 def _draw_boxes(
     image: np.ndarray, sample: Any, meta: dict, score_thr: float, truth: bool
 ) -> np.ndarray:
-    from mmdet.visualization import DetLocalVisualizer
-
-    visualizer = DetLocalVisualizer()
+    visualizer = _box_visualizer(
+        sample.get('gt_instances' if truth else 'pred_instances')
+    )
     visualizer.dataset_meta = meta
     return _catch(
         visualizer,
@@ -140,6 +154,17 @@ def _draw_boxes(
             pred_score_thr=score_thr,
         ),
     )
+
+
+def _box_visualizer(instances: Any) -> Any:
+    """Return what draws the boxes of instances."""
+    if instances is not None and _boxes(instances.bboxes).shape[1] == ROTATED:
+        from mmrotate.visualization import RotLocalVisualizer
+
+        return RotLocalVisualizer()
+    from mmdet.visualization import DetLocalVisualizer
+
+    return DetLocalVisualizer()
 
 
 def has_truth(sample: Any) -> bool:
@@ -159,8 +184,9 @@ def draw_disagreement(
     """Draw where student and self-teacher disagree.
 
     Pixels of different classes are red. Of boxes those are left that the other has
-    not: the student's red, the self-teacher's orange. Of classes the most likely
-    ones are drawn with both probabilities.
+    not: the student's red, the self-teacher's orange; rotated ones are compared, and
+    drawn, by the upright boxes around them. Of classes the most likely ones are drawn
+    with both probabilities.
 
     Args:
         model: The distilled model.
@@ -247,7 +273,7 @@ def _compare_boxes(
         alone = unmatched(own, other)
         counts.append(len(alone))
         for index in alone:
-            box = (_boxes(own.bboxes)[index] * times).int().tolist()
+            box = (_upright_boxes(own.bboxes)[index] * times).int().tolist()
             cv2.rectangle(picture, tuple(box[:2]), tuple(box[2:]), colour, 2)
     return picture, (
         f'{counts[0]} boxes of the student alone (red), {counts[1]} of the '
@@ -262,7 +288,7 @@ def unmatched(own: Any, other: Any) -> List[int]:
         own: Instances with ``bboxes`` and ``labels``.
         other: Those that they are looked for in.
     """
-    ours, theirs = _boxes(own.bboxes), _boxes(other.bboxes)
+    ours, theirs = _upright_boxes(own.bboxes), _upright_boxes(other.bboxes)
     corner = torch.max(ours[:, None, :2], theirs[None, :, :2])
     end = torch.min(ours[:, None, 2:], theirs[None, :, 2:])
     shared = (end - corner).clamp(min=0).prod(dim=2)

@@ -15,7 +15,10 @@ from frskd_mm.models.losses import (
     SoftLabels,
 )
 from frskd_mm.models.losses.foreground import confidence_weight, inside_boxes
-from frskd_mm.models.losses.soft_label_loss import distance_iou_loss
+from frskd_mm.models.losses.soft_label_loss import (
+    distance_iou_loss,
+    rotated_distance_loss,
+)
 from frskd_mm.models.losses.weighted_mean import weighted_mean
 
 
@@ -86,6 +89,8 @@ def plain_loss(labels, temperature, bbox_weight):
             overlap = (low[0] + low[2]) * (low[1] + low[3])
             areas = [(b[0] + b[2]) * (b[1] + b[3]) for b in (student, teacher)]
             value = bbox_weight * (1 - overlap / (sum(areas) - overlap))
+        if labels.bbox_form == 'rotated':
+            value = value + bbox_weight * abs(torch.sin(student[4] - teacher[4]))
         boxes = boxes + weight[place] * value
     return total + boxes / sum(weight)
 
@@ -119,7 +124,7 @@ class TestDetSoftLabelLoss(LossContract):
                 dict(temperature=2.0, bbox_weight=0.7),
                 Head(bbox_form=form, quality=True, weighted=True),
             )
-            for form in ('offset', 'distance', 'distribution')
+            for form in ('offset', 'distance', 'rotated', 'distribution')
         },
     }
     main = ['quality-quality-weighted-4.0', 'softmax---1.0', 'distance', 'distribution']
@@ -178,9 +183,9 @@ def some_labels(cls_form='sigmoid', bbox_form=None, quality=False, weighted=Fals
             student_quality=torch.randn(places), teacher_quality=torch.randn(places)
         )
     if bbox_form:
-        shape = (places, 4, 6) if bbox_form == 'distribution' else (places, 4)
-        boxes = [torch.randn(shape) for _ in range(2)]
-        if bbox_form == 'distance':
+        columns = {'distribution': (4, 6), 'rotated': (5,)}.get(bbox_form, (4,))
+        boxes = [torch.randn(places, *columns) for _ in range(2)]
+        if bbox_form in ('distance', 'rotated'):
             boxes = [box.abs() + 0.1 for box in boxes]
         labels = labels._replace(
             student_bbox=boxes[0].requires_grad_(),
@@ -257,6 +262,24 @@ def test_distance_iou_of_known_boxes():
     torch.testing.assert_close(
         distance_iou_loss(student, teacher), torch.tensor([0.0, 0.75, 1.0])
     )
+
+
+def test_half_a_turn_changes_no_rotated_box():
+    sides = torch.ones(3, 4)
+    angles = torch.tensor([[0.0], [math.pi], [math.pi / 6]])
+    loss = rotated_distance_loss(
+        torch.cat([sides, torch.zeros(3, 1)], dim=1), torch.cat([sides, angles], dim=1)
+    )
+    torch.testing.assert_close(loss, torch.tensor([0.0, 0.0, 0.5]))
+
+
+def test_inside_rotated_boxes():
+    """Of a box of 24 by 4 around (16, 16), turned by 45 degrees, the diagonal."""
+    box = torch.tensor([[16.0, 16.0, 24.0, 4.0, math.pi / 4]])
+    inside = inside_boxes([box], image_size=(32, 32), map_size=(8, 8))
+    expected = torch.eye(8, dtype=torch.bool)
+    expected[[0, 1, 6, 7]] = False  # further than 12 from the centre
+    assert torch.equal(inside[0], expected)
 
 
 def test_inside_boxes_takes_cell_centres():

@@ -10,6 +10,7 @@ from frskd_mm.engine.config import configure_run
 from frskd_mm.engine.wrap import student_config, wrap
 from frskd_mm.lab.peak import find_function
 from frskd_mm.lab.trial import find_num_classes, without_weights
+from frskd_mm.utils.environment import DETECTION_SCOPES
 from frskd_mm.utils.image_size import find_image_size
 
 from .steps import CHANNELS_LAST, ForeignStep, TrainingStep, Workload
@@ -178,7 +179,7 @@ def configure(
         preprocessor = model.get('data_preprocessor') or {}
         if cfg.get('default_scope') == 'mmseg' and 'size' in preprocessor:
             preprocessor['size'] = image_size
-        if cfg.get('default_scope') == 'mmdet':
+        if cfg.get('default_scope') in DETECTION_SCOPES:
             preprocessor.pop('batch_augments', None)  # they pad to the full size
     if compiled:
         cfg.compile = cfg.get('compile') or True

@@ -9,6 +9,8 @@ from frskd_mm.utils.precision import at_least_fp32
 
 FOREGROUNDS = (None, 'confidence', 'boxes')
 
+#: Columns of a rotated box.
+ROTATED = 5
 #: Exponent of the self-teacher's confidence, as the focal loss's gamma. New
 #: heads give every class a probability of 0.01, and of some 10^5 places of an
 #: image a few hundred hold objects: unsquared, the rest would outweigh them.
@@ -47,7 +49,8 @@ def inside_boxes(
     Boxes of no area hold nothing.
 
     Args:
-        boxes: Per image (G, 4), x1, y1, x2, y2 in pixels.
+        boxes: Per image (G, 4), x1, y1, x2, y2 in pixels; or rotated ones (G, 5),
+            centre, width and height in pixels, and the clockwise angle in radians.
         image_size: Height and width of the padded batch.
         map_size: Height and width of the map.
 
@@ -59,8 +62,23 @@ def inside_boxes(
     for box in boxes:
         y = (torch.arange(rows, device=box.device) + 0.5) * (height / rows)
         x = (torch.arange(columns, device=box.device) + 0.5) * (width / columns)
-        x1, y1, x2, y2 = box.float().unsqueeze(-1).unbind(dim=1)
-        in_rows = (y > y1) & (y < y2)
-        in_columns = (x > x1) & (x < x2)
-        inside.append((in_rows[:, :, None] & in_columns[:, None, :]).any(dim=0))
+        within = _within_rotated if box.shape[1] == ROTATED else _within_upright
+        inside.append(within(box.float(), x, y).any(dim=0))
     return torch.stack(inside)
+
+
+def _within_upright(boxes: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return which places (H,) x (W,) lie in each box (G, H, W)."""
+    x1, y1, x2, y2 = boxes.unsqueeze(-1).unbind(dim=1)
+    in_rows = (y > y1) & (y < y2)
+    in_columns = (x > x1) & (x < x2)
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def _within_rotated(boxes: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return which places (H,) x (W,) lie in each rotated box (G, H, W)."""
+    cx, cy, width, height, angle = boxes[..., None, None].unbind(dim=1)
+    right, down = x[None, None, :] - cx, y[None, :, None] - cy
+    along = right * angle.cos() + down * angle.sin()
+    across = down * angle.cos() - right * angle.sin()
+    return (along.abs() < width / 2) & (across.abs() < height / 2)

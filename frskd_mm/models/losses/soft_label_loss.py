@@ -44,6 +44,16 @@ def distance_iou_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return 1.0 - intersection / union.clamp(min=1e-6)
 
 
+def rotated_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Compare rotated boxes given from one point: sides, then angle in radians (M, 5).
+
+    1 - IoU along the boxes' own axes, as if they were turned alike, and the sine of
+    the angle between them, without its sign: half a turn changes no box.
+    """
+    turn = (student[:, 4] - teacher[:, 4]).sin().abs()
+    return distance_iou_loss(student[:, :4], teacher[:, :4]) + turn
+
+
 @MODELS.register_module()
 class SoftLabelLoss(nn.Module):
     r"""Divergence between softened predictions of student and teacher.
@@ -85,9 +95,10 @@ class SoftLabelLoss(nn.Module):
 
     * box distributions (GFL): :math:`\tau^2` times the KL over bins, mean over
       4 sides;
-    * box regression, if ``bbox_weight`` > 0: mean over the 4 values of the L1
-      distance in the head's own targets (offsets), or 1 - IoU for heads that
-      give distances to the sides.
+    * box regression, if ``bbox_weight`` > 0: mean over the values (4; 5 or 6 of
+      rotated boxes) of the L1 distance in the head's own targets (offsets), or
+      1 - IoU for heads that give distances to the sides; if they give an angle
+      besides, see :func:`rotated_distance_loss`.
 
     The teacher's outputs are detached here, and the loss is computed in fp32
     whatever the autocast dtype.
@@ -268,6 +279,8 @@ class SoftLabelLoss(nn.Module):
             ).mean(dim=1)
         elif head.bbox_form == 'distance':
             loss = distance_iou_loss(student, teacher)
+        elif head.bbox_form == 'rotated':
+            loss = rotated_distance_loss(student, teacher)
         else:
             loss = (student - teacher).abs().mean(dim=1)
         return factor * loss

@@ -5,7 +5,7 @@ from typing import Callable, NamedTuple, Optional
 from torch import Tensor
 
 CLS_FORMS = ('sigmoid', 'softmax', 'quality')
-BBOX_FORMS = ('offset', 'distance', 'distribution')
+BBOX_FORMS = ('offset', 'distance', 'rotated', 'distribution')
 
 
 class SoftLabels(NamedTuple):
@@ -24,10 +24,11 @@ class SoftLabels(NamedTuple):
             trained with the quality focal loss.
         student_quality, teacher_quality: Logits (M,) of centerness or
             objectness.
-        student_bbox, teacher_bbox: (M, 4), or (M, 4, bins) logits of box
-            distributions.
+        student_bbox, teacher_bbox: (M, 4), or as many as the head's box targets
+            have; (M, 4, bins) logits of box distributions.
         bbox_form: 'offset', regression targets in the head's own units;
-            'distance', distances to the four sides; or 'distribution'.
+            'distance', distances to the four sides; 'rotated', these along the
+            box's own axes, and its angle in radians (M, 5); or 'distribution'.
         weight: (M,) or (N, ...) for the classes, not negative or boolean. By
             default all places count alike, and every process has as many.
         bbox_weight: (M,) for the boxes; all 1 by default.

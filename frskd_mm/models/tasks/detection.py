@@ -28,6 +28,10 @@ UNFIT = {
     'not given. Distil a detector of images alone.',
     'teacher_model': 'is distilled already, by a teacher of its own. Distil its '
     'student, a plain detector.',
+    'bbox_head_refine': 'refines its boxes in several heads, each on features that it '
+    'gathers at boxes of its own. Distil a detector with one head behind its features.',
+    'rotate_crop': 'turns and crops its images in its loss, which a twin on feature '
+    'maps is not given. Distil a detector that is trained on images as they are.',
     'test_branch_idx': 'runs every image through several branches of its backbone, so '
     'its features and labels do not pair up in a twin. Distil a Faster R-CNN.',
 }
@@ -57,13 +61,13 @@ class DetectionTask(Task):
         """Require a detector of images alone, with a backbone and a head."""
         from mmdet.models.detectors import BaseDetector
 
-        check_parts(student, *HEADS)
         name = type(student).__name__
-        if not isinstance(student, BaseDetector):
-            raise TypeError(f'{name} is no detector of mmdetection. Distil a detector.')
         for part, reason in UNFIT.items():
             if hasattr(student, part):
                 raise TypeError(f'{name} {reason}')
+        check_parts(student, *HEADS)
+        if not isinstance(student, BaseDetector):
+            raise TypeError(f'{name} is no detector of mmdetection. Distil a detector.')
 
     def check_outputs(self, student: BaseModel) -> None:
         """Require that a reader knows each head, and can compare what it returns.
@@ -197,7 +201,10 @@ class DetectionTask(Task):
         feats: Sequence[Tensor],
         guidance: LabelGuidance,
     ) -> Any:
-        """Draw the boxes, see ``LabelGuidance.draw_boxes``."""
+        """Draw the boxes, of rotated ones those around them.
+
+        See ``LabelGuidance.draw_boxes``.
+        """
         height, width = data_samples[0].batch_input_shape
         boxes, labels = [], []
         for sample in data_samples:
@@ -208,6 +215,8 @@ class DetectionTask(Task):
                     'pipeline, or remove guidance from the distiller.'
                 )
             found = sample.gt_instances.bboxes
+            if getattr(found, 'box_dim', 4) != 4:
+                found = found.convert_to('hbox')
             found = getattr(found, 'tensor', found)
             kept = torch.rand(len(found), device=found.device) >= guidance.drop
             moved = jitter_boxes(found[kept], guidance.jitter, (height, width))

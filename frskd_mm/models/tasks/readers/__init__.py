@@ -6,6 +6,7 @@ from .mask import MaskReader
 from .mask_query import MaskQueryReader, QueryMaskReader
 from .proposal import ProposalReader
 from .query import QueryReader, QueryStageReader
+from .rotated import RotatedReader
 
 __all__ = [
     'DenseReader',
@@ -18,6 +19,7 @@ __all__ = [
     'QueryReader',
     'QueryStageReader',
     'RPNReader',
+    'RotatedReader',
     'YOLOV3Reader',
     'find_readers',
 ]

@@ -16,6 +16,9 @@ from frskd_mm.utils.recorder import Target
 from .base import PLAIN_TERMS, HeadReader, activated_logits, probability_logits
 from .cross_head import CutHead
 
+#: Columns of a box of four corners.
+QUADRILATERAL = 8
+
 
 @HEAD_READERS.register_module()
 class DenseReader(HeadReader):
@@ -189,7 +192,8 @@ class DenseMaps:
     Attributes:
         cls: Per level (N, H * W * A, C).
         quality: Per level (N, H * W * A), or None.
-        bbox: Per level (N, H * W * A, 4 or 4 * bins), or None.
+        bbox: Per level (N, H * W * A, columns), or None: 4, more of rotated boxes,
+            4 * bins of distributions.
         priors: A of every level.
         sizes: (H, W) of every level.
 
@@ -228,7 +232,9 @@ class DenseMaps:
         return flat.unflatten(0, scores.shape[:2])
 
     def _box_columns(self) -> int:
-        return 4 * (getattr(self.head, 'reg_max', 0) + 1)
+        # Rotated boxes have more than four.
+        size = getattr(getattr(self.head, 'bbox_coder', None), 'encode_size', 4)
+        return size * (getattr(self.head, 'reg_max', 0) + 1)
 
     def _find(self, candidates: Sequence[Any], columns: int) -> Optional[List[Tensor]]:
         """Return the maps if they have so many columns a prior, else None."""
@@ -250,9 +256,10 @@ class DenseMaps:
         """Return the form of the boxes."""
         from mmdet.models.task_modules.coders import DistancePointBBoxCoder
 
-        if self.bbox is not None and self.bbox[0].shape[-1] > 4:
-            return 'distribution'
         coder = getattr(self.head, 'bbox_coder', None)
+        bins = getattr(self.head, 'reg_max', 0) + 1
+        if self.bbox is not None and bins > 1 and self.bbox[0].shape[-1] == 4 * bins:
+            return 'distribution'
         return 'distance' if isinstance(coder, DistancePointBBoxCoder) else 'offset'
 
     def confidence_weight(self) -> List[Tensor]:
@@ -334,10 +341,17 @@ def _places_boxes_itself(head: BaseModule) -> bool:
 
 def cells_in_boxes(data_samples: Sequence[Any], size: Tuple[int, int]) -> Tensor:
     """Return which cells (N, H, W) of a map lie in ground-truth boxes."""
-    boxes = [sample.gt_instances.bboxes for sample in data_samples]
-    boxes = [getattr(box, 'tensor', box) for box in boxes]
+    boxes = [_boxes_of(sample) for sample in data_samples]
     height, width = data_samples[0].batch_input_shape
     return inside_boxes(boxes, (height, width), size)
+
+
+def _boxes_of(data_sample: Any) -> Tensor:
+    """Return ground-truth boxes (G, 4), or rotated ones (G, 5), of an image."""
+    boxes = data_sample.gt_instances.bboxes
+    if getattr(boxes, 'box_dim', None) == QUADRILATERAL:
+        boxes = boxes.convert_to('rbox')
+    return getattr(boxes, 'tensor', boxes)
 
 
 def join(levels: Sequence[Tensor]) -> Tensor:

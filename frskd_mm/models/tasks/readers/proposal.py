@@ -149,9 +149,10 @@ class ProposalReader(StageReader):
         )
         if not isinstance(student_bbox, Tensor):
             return result
+        columns = head.bbox_coder.encode_size  # more than 4 of rotated boxes
         return result._replace(
-            student_bbox=of_class(student_bbox.unflatten(1, (-1, 4)), labels),
-            teacher_bbox=of_class(teacher_bbox.unflatten(1, (-1, 4)), labels),
+            student_bbox=of_class(student_bbox.unflatten(1, (-1, columns)), labels),
+            teacher_bbox=of_class(teacher_bbox.unflatten(1, (-1, columns)), labels),
             bbox_form='offset',
             bbox_weight=positives.float(),
         )
