@@ -19,6 +19,7 @@ from frskd_mm.registry import MODELS
 from frskd_mm.utils.checkpoint_files import find_damage
 from frskd_mm.utils.environment import (
     DETECTION_SCOPES,
+    EXTRAS,
     HOSTS,
     has_host,
     missing_host,
@@ -71,7 +72,7 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
                 f"MMEngine wants a folder after '::', which {path} lacks. Write for "
                 f'example {package}::_base_/../{name}.'
             )
-        if package in HOSTS and not has_host(package):
+        if package in (*HOSTS, *EXTRAS) and not has_host(package):
             raise missing_host(package, path)
         spec = find_spec(package)
         origin = spec.origin if spec is not None else None

@@ -32,6 +32,9 @@ CLASSIC = {
     'mmdet': ('mmdet', '3.3.0', '3.4'),
 }
 HOSTS = ('mmpretrain', 'mmseg', 'mmdet')
+#: Projects beside the hosts, with the maintained packages: import name ->
+#: distributions to install, the project's first.
+EXTRAS = {'mmrotate': ('onedl-mmrotate==1.2.1', 'faster_coco_eval')}
 #: ``default_scope`` of configs whose detectors are mmdetection's.
 DETECTION_SCOPES = ('mmdet', 'mmrotate')
 
@@ -64,6 +67,8 @@ def has_operators() -> bool:
 
 def install_command(name: str) -> str:
     """Return the pip line that installs the tested version of ``name``."""
+    if name in EXTRAS:
+        return f'pip install {" ".join(EXTRAS[name])}'
     distribution, tested, _ = package_family()[name]
     flags = ' --no-build-isolation' if name == 'mmcv' else ''
     return f'pip install{flags} {distribution}=={tested}'
@@ -147,10 +152,12 @@ def register_config_packages() -> None:
     A host that is missing gets its name of the installed family as well, since
     MMEngine tells the user to install it, or does so itself.
     """
-    for host in HOSTS:
-        distribution = package_family()[host][0]
-        if _installed_version(distribution) is not None or not has_host(host):
-            config_utils.MODULE2PACKAGE[host] = distribution
+    distributions = {host: package_family()[host][0] for host in HOSTS}
+    for name, (requirement, *_) in EXTRAS.items():
+        distributions[name] = requirement.partition('==')[0]
+    for name, distribution in distributions.items():
+        if _installed_version(distribution) is not None or not has_host(name):
+            config_utils.MODULE2PACKAGE[name] = distribution
     # Not the distribution's name, for which MMEngine would look beside the
     # distribution's metadata. A module's name makes it look beside the module:
     # the configs are always those of the imported code, whether it is installed,

@@ -18,6 +18,7 @@ from frskd_mm.engine import evaluate, load_config, train
 from frskd_mm.utils import environment
 from frskd_mm.utils.environment import (
     CLASSIC,
+    EXTRAS,
     HOSTS,
     MAINTAINED,
     check_environment,
@@ -311,13 +312,25 @@ def test_our_config_paths_lead_to_the_imported_code(repo, monkeypatch, tmp_path)
 def test_mmengine_knows_missing_hosts_by_the_name_of_their_family(
     installed, family, monkeypatch
 ):
-    for name in ('frskd_mm', *HOSTS):
+    for name in ('frskd_mm', *HOSTS, *EXTRAS):
         monkeypatch.setitem(MODULE2PACKAGE, name, 'unset')
     installed({family['mmengine'][0]: '0.10'})
     register_config_packages()
     assert MODULE2PACKAGE['mmseg'] == family['mmseg'][0]
     assert MODULE2PACKAGE['mmdet'] == family['mmdet'][0]
     assert MODULE2PACKAGE['mmpretrain'] == family['mmpretrain'][0]
+    assert MODULE2PACKAGE['mmrotate'] == 'onedl-mmrotate'
+
+
+def test_a_config_of_a_missing_project_says_what_to_install(monkeypatch, repo):
+    """MMEngine would install a package of another family by itself."""
+    monkeypatch.setattr('frskd_mm.engine.config.has_host', lambda name: False)
+    line = 'pip install onedl-mmrotate==1.2.1 faster_coco_eval'
+    with pytest.raises(ImportError, match=f'needs mmrotate.*{line}'):
+        load_config('mmrotate::rotated_fcos/any.py')
+    setup = (repo / 'setup.py').read_text()
+    for requirements in EXTRAS.values():
+        assert all(f"'{requirement}" in setup for requirement in requirements)
 
 
 def test_importing_the_package_imports_no_host(repo):
