@@ -1,16 +1,19 @@
 """CIFAR-100 from any complete copy."""
 
 import os.path as osp
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import mmengine.dist as dist
 import numpy as np
 from mmpretrain.datasets import CIFAR100 as PretrainCIFAR100
 from mmpretrain.datasets.utils import download_and_extract_archive
+from torch.utils.data import get_worker_info
 
 from frskd_mm.registry import DATASETS
 from frskd_mm.utils.arguments import check_arguments, one_of
 from frskd_mm.utils.checkpoint_loading import DataPickle
+
+from .device_batches import DeviceBatches
 
 NUM_CLASSES = 100
 PER_CLASS = {'train': 500, 'test': 100}
@@ -35,6 +38,11 @@ class CIFAR100(PretrainCIFAR100):
         skip_per_class (int): Leave out so many images of each class before that,
             for a validation part that shares no image with the training part.
             Defaults to 0.
+        batches_on (str, optional): Device, such as 'cuda', that keeps all images and
+            augments them a batch at a time, see ``DeviceBatches``, for GPUs that a
+            pipeline on the CPU cannot keep busy. The data loader then needs
+            ``num_workers=0`` and ``collate_fn=dict(type='frskd_mm.keep_batch')``.
+            None by default.
         **kwargs: Other arguments of mmpretrain's ``CIFAR100``.
 
     Raises:
@@ -51,6 +59,7 @@ class CIFAR100(PretrainCIFAR100):
         split: str = 'train',
         num_per_class: Optional[int] = None,
         skip_per_class: int = 0,
+        batches_on: Optional[str] = None,
         **kwargs: Any,
     ) -> None:
         there = PER_CLASS[split]
@@ -68,7 +77,29 @@ class CIFAR100(PretrainCIFAR100):
             )
         self.first_per_class = skip_per_class
         self.end_per_class = skip_per_class + (num_per_class or left)
+        self.batches_on = batches_on
+        self._batches: Optional[DeviceBatches] = None
         super().__init__(data_root=data_root, split=split, **kwargs)
+
+    @property
+    def __getitems__(self) -> Optional[Callable[[Sequence[int]], Dict[str, Any]]]:
+        """Returns a whole batch of indices, for PyTorch's data loader, if it shall."""
+        if self.batches_on is None:
+            return None
+        if self._batches is None:
+            if get_worker_info() is not None:
+                raise ValueError(
+                    'batches_on keeps the images in the memory of one process: set '
+                    'num_workers=0 of the data loader.'
+                )
+            items = [self.get_data_info(index) for index in range(len(self))]
+            self._batches = DeviceBatches(
+                np.stack([item['img'] for item in items]),
+                [item['gt_label'] for item in items],
+                self.pipeline.transforms,
+                self.batches_on,
+            )
+        return self._batches
 
     def load_data_list(self) -> List[dict]:
         """Read and check the split.
