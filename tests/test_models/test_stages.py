@@ -226,6 +226,31 @@ def test_several_necks_that_read_several_maps():
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.parametrize(
+    ('settings', 'stages'),
+    [
+        (
+            dict(),
+            [f'timm_model.layer{i}' for i in (1, 2, 3)] + ['its output'],
+        ),
+        (dict(features_only=True), ['its output'] * 5),
+    ],
+    ids=['one map', 'features_only'],
+)
+def test_timm_returns_one_map_or_several(settings, stages):
+    pytest.importorskip('timm')
+    cfg = classifier('Swin')
+    cfg.model.backbone = dict(type='TIMMBackbone', model_name='test_resnet', **settings)
+    cfg.model.head.in_channels = 96
+    wrapped = wrap(cfg)
+    assert wrapped.model.student == cfg.model
+    model = build(wrapped).train()
+    assert [stage.name for stage in model.distiller.levels.stages] == stages
+    losses = model(**batch_of(cfg, model, 64), mode='loss')
+    assert reached(model, losses, ['loss_at']) == {'backbone'}
+    assert 0 < losses['loss_kd'] < float('inf')
+
+
 @pytest.mark.parametrize('method', ['byot', 'sad', 'uskd'])
 def test_methods_that_compare_stages_record_them(method):
     cfg = classifier('ViT')
