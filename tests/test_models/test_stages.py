@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.models.backbones import ResNet
@@ -249,6 +250,25 @@ def test_timm_returns_one_map_or_several(settings, stages):
     losses = model(**batch_of(cfg, model, 64), mode='loss')
     assert reached(model, losses, ['loss_at']) == {'backbone'}
     assert 0 < losses['loss_kd'] < float('inf')
+
+
+@pytest.mark.parametrize(
+    ('name', 'why', 'chosen'),
+    [
+        ('ViT', 'at even distances, since all maps have one size', 'layers.4'),
+        ('Swin', 'of each map size the deepest', 'its output'),
+    ],
+)
+def test_what_is_recorded_why_and_how_to_choose_is_printed(name, why, chosen, caplog):
+    cfg = wrap(classifier(name))
+    logger = MMLogger.get_instance('stages', log_level='INFO')
+    logger.addHandler(caplog.handler)
+    build(cfg)
+    logger.removeHandler(caplog.handler)
+    names = ', '.join(CLASSIFIERS[name][3])
+    assert f'recorded as it runs, {why}: {names}' in caplog.text
+    assert names.endswith(chosen)
+    assert "Others: the distiller's stages, names of its modules or" in caplog.text
 
 
 @pytest.mark.parametrize('method', ['byot', 'sad', 'uskd'])
