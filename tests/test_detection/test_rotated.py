@@ -262,6 +262,30 @@ def test_fcos_compares_sides_angle_and_centerness():
 
 
 @pytest.mark.parametrize(
+    ('method', 'distiller'), [('frskd', dict(cross_head=1)), ('lgd', {})]
+)
+def test_cross_heads_and_lgd_take_rotated_boxes(method, distiller):
+    cfg = small_config(DETECTORS['Rotated FCOS'])
+    settings = dict(weight_schedule=dict(begin=0), **distiller)
+    model = build_model(wrap(cfg, method, distiller=settings)).train()
+    model.init_weights()
+    batch = batch_of(cfg, model)
+    _, log = model.parse_losses(model(**batch, mode='loss'))
+    terms = {name: float(value) for name, value in log.items() if 'loss' in name}
+    assert len(terms) > 6
+    assert all(0 < value < float('inf') for value in terms.values()), terms
+    if method == 'lgd':
+        return
+    passes = both_passes(model, batch)
+    (labels,) = model.distiller.task.soft_labels(*passes, batch['data_samples'])
+    assert labels.bbox_form == 'rotated'
+    classes, sides, angles, centerness = passes[1].output('dense')
+    torch.testing.assert_close(labels.teacher_quality, rows(centerness, 1)[:, 0])
+    assert labels.student_quality.shape == labels.teacher_quality.shape
+    assert not torch.equal(labels.student_bbox[:, 4], labels.student_quality)
+
+
+@pytest.mark.parametrize(
     ('path', 'form', 'columns'),
     [
         (

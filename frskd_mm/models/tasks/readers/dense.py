@@ -71,12 +71,16 @@ class DenseReader(HeadReader):
         Raises:
             TypeError: If these are no class maps.
         """
-        return DenseMaps(self.head(model_pass.model), model_pass.output(self.name))
+        return self.as_maps(self.head(model_pass.model), model_pass.output(self.name))
+
+    def as_maps(self, head: BaseModule, outputs: Sequence[Any]) -> 'DenseMaps':
+        """Return what a head gave, by kind."""
+        return DenseMaps(head, outputs)
 
     def crossed_maps(self, student: Pass, teacher: Pass) -> 'DenseMaps':
         """Return what the teacher's head makes of the student's maps within it."""
         outputs = self.cut(teacher.model).cross(student.outputs, teacher.outputs)
-        return DenseMaps(self.head(teacher.model), outputs)
+        return self.as_maps(self.head(teacher.model), outputs)
 
     def soft_labels(
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
@@ -141,9 +145,9 @@ class YOLOV3Reader(DenseReader):
         """Take any."""
         return None
 
-    def maps(self, model_pass: Pass) -> 'DenseMaps':
-        """Return what the head gave in a pass."""
-        return YOLOV3Maps(self.head(model_pass.model), model_pass.output(self.name))
+    def as_maps(self, head: BaseModule, outputs: Sequence[Any]) -> 'DenseMaps':
+        """Return what a head gave, by kind."""
+        return YOLOV3Maps(head, outputs)
 
 
 @HEAD_READERS.register_module()
@@ -170,10 +174,8 @@ class GridReader(DenseReader):
         """Take any."""
         return None
 
-    def maps(self, model_pass: Pass) -> 'DenseMaps':
-        """Return the maps of classes (N, C, S, S) that the head gave in a pass."""
-        outputs = model_pass.output(self.name)
-        head = self.head(model_pass.model)
+    def as_maps(self, head: BaseModule, outputs: Sequence[Any]) -> 'DenseMaps':
+        """Return the maps of classes (N, C, S, S) that a head gave."""
         # Class maps of the grids come after those of the masks or kernels.
         maps = next(
             maps

@@ -6,7 +6,6 @@ import torch
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor
 
-from frskd_mm.models.passes import Pass
 from frskd_mm.registry import HEAD_READERS
 
 from .base import HeadReader
@@ -27,9 +26,9 @@ class RotatedReader(DenseReader):
         head = getattr(detector, 'bbox_head', None)
         return super().find(detector) if hasattr(head, 'angle_coder') else []
 
-    def maps(self, model_pass: Pass) -> DenseMaps:
-        """Return what the head gave in a pass."""
-        return RotatedMaps(self.head(model_pass.model), model_pass.output(self.name))
+    def as_maps(self, head: BaseModule, outputs: Sequence[Any]) -> DenseMaps:
+        """Return what a head gave, by kind."""
+        return RotatedMaps(head, outputs)
 
 
 class RotatedMaps(DenseMaps):
