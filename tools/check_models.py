@@ -42,6 +42,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--records', default=RECORDS, help='folder of the records')
     parser.add_argument('--table', default=TABLE, help='page to write')
     parser.add_argument(
+        '--unfinished', action='store_true', help='write it even if records are missing'
+    )
+    parser.add_argument(
         '--timeout', type=float, default=600, help='seconds that a model may take'
     )
     parser.add_argument(
@@ -68,7 +71,7 @@ def main() -> None:
         )
     rows = [(entry, read_record(folder, entry)) for entry in entries]
     untried = [entry.family for entry, record in rows if not record]
-    if untried:
+    if untried and not args.unfinished:
         print(f'{len(untried)} have no record yet, so {args.table} is not written.')
     else:
         write_table(args.table, rows, args.method)

@@ -59,9 +59,12 @@ NOTES = """\
   head, while the refining neck has the base rate; `self_teacher.neck` is a key for it.
 """
 
+#: What is no outcome yet.
+UNTRIED = 'not tried yet'
 #: How the table and the summary name the outcomes.
 VERDICTS = dict(
-    zip(OUTCOMES, ('yes', 'with a setting', 'refused', 'no', 'cut off', 'plain: no'))
+    zip(OUTCOMES, ('yes', 'with a setting', 'refused', 'no', 'cut off', 'plain: no')),
+    **{UNTRIED: UNTRIED},
 )
 COUNTED = dict(
     zip(
@@ -83,12 +86,16 @@ def write_table(path: str, rows: Rows, method: str) -> None:
 
     Args:
         path: File to write.
-        rows: Entries with their records, in the order of the list.
+        rows: Entries with their records, in the order of the list. Those without one
+            are called untried.
         method: The method that was used.
     """
+    outcomes = [record['outcome'] for _, record in rows if record]
+    untried = len(rows) - len(outcomes)
+    more = f' {untried} more of the list are not tried yet.' if untried else ''
     lines = [
         INTRODUCTION.format(method=method, date=date.today(), versions=_versions(rows)),
-        summary([record['outcome'] for _, record in rows]),
+        summary(outcomes) + more,
         '',
         NOTES,
     ]
@@ -122,7 +129,9 @@ def summary(outcomes: Sequence[str]) -> str:
 
 
 def table_row(entry: Entry, record: Dict[str, Any]) -> str:
-    """Return a line of a table."""
+    """Return a line of a table; the record is empty if there is none."""
+    if not record:
+        record = dict(outcome=UNTRIED, error='')
     works = record['outcome'] in OUTCOMES[:2]
     cells = (
         entry.family,
