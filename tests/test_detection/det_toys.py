@@ -805,6 +805,34 @@ def _tood() -> dict:
     return cfg
 
 
+def _ssd() -> dict:
+    train_cfg = dict(
+        _retinanet()['train_cfg'], smoothl1_beta=1.0, neg_pos_ratio=3, debug=False
+    )
+    return dict(
+        type='SingleStageDetector',
+        bbox_head=dict(
+            type='SSDHead',
+            num_classes=NUM_CLASSES,
+            in_channels=[16] * 3,
+            anchor_generator=_anchors(
+                octave_base_scale=4, scales_per_octave=2, ratios=[0.5, 1.0]
+            ),
+        ),
+        train_cfg=train_cfg,
+    )
+
+
+def _rpn() -> dict:
+    cfg = _faster_rcnn()
+    return dict(
+        type='RPN',
+        rpn_head=dict(cfg['rpn_head'], num_classes=1),
+        train_cfg=dict(rpn=cfg['train_cfg']['rpn']),
+        test_cfg=dict(rpn=cfg['test_cfg']['rpn']),
+    )
+
+
 def _centernet() -> dict:
     return dict(
         type='CenterNet',
@@ -838,6 +866,8 @@ _FAMILIES.update(
     decoupled_solo=lambda: _solo('DecoupledSOLOHead'),
     solov2=_solov2,
     tood=_tood,
+    ssd=_ssd,
+    rpn=_rpn,
     centernet=_centernet,
 )
 #: Detectors whose heads are rare; FAMILIES has what most tests run over.
@@ -870,7 +900,7 @@ def student_cfg(family: str) -> dict:
     cfg.setdefault('neck', _fpn())
     if 'bbox_head' in cfg:
         cfg['bbox_head'].setdefault('num_classes', NUM_CLASSES)
-        if family not in (*DETR, 'yolov3', 'centernet'):
+        if family not in (*DETR, 'yolov3', 'centernet', 'ssd'):
             cfg['bbox_head'].update(in_channels=16, feat_channels=16)
     cfg.setdefault('test_cfg', _TEST_CFG)
     cfg['data_preprocessor'] = dict(

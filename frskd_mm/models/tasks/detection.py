@@ -232,6 +232,11 @@ class DetectionTask(Task):
 
     @staticmethod
     def _num_classes(student: BaseModel) -> Optional[int]:
+        """Return how many classes a student tells apart; None if it does not."""
+        from mmdet.models.detectors import RPN
+
+        if isinstance(student, RPN):  # all boxes are objects to it
+            return None
         stages = roi_stages(student)
         head = stages[0].bbox_head if stages else getattr(student, 'bbox_head', None)
         return getattr(head, 'num_classes', None)

@@ -230,7 +230,8 @@ class DenseMaps:
 
         if isinstance(self.head, TOODHead):  # it returns probabilities
             return probability_logits(scores)
-        flat = activated_logits(self.head.loss_cls, scores.flatten(0, 1), self.cls_form)
+        loss_cls = getattr(self.head, 'loss_cls', None)  # SSD's head has none
+        flat = activated_logits(loss_cls, scores.flatten(0, 1), self.cls_form)
         return flat.unflatten(0, scores.shape[:2])
 
     def _box_columns(self) -> int:
