@@ -208,5 +208,6 @@ def _check_here(
         entry.needs,
         note=lambda phase: sender.send(dict(phase=phase)),
     )
-    result['error'] = result['error'].replace(entry.file, entry.path)
+    error = result['error'].replace(entry.file, entry.path)
+    result['error'] = re.sub(r"[^\s']*/site-packages/", '', error)
     sender.send(result)

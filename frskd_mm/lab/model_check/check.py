@@ -93,7 +93,8 @@ def _check_safely(path: str, method: str, options: dict, note: Note) -> Dict[str
     try:
         problems = check_once(path, method, options, note, seen)
     except PlainModelError as error:
-        return {**seen, 'outcome': NOT_PLAIN, 'error': _first_line(error.__cause__)}
+        why = _first_line(error.__cause__)
+        return {**seen, 'outcome': NOT_PLAIN, 'error': why, 'plain_error': why}
     except Exception as error:
         seen['outcome'] = _kind_of(error, seen.get('phase', ''))
         seen['traceback'] = traceback.format_exc()
@@ -131,7 +132,8 @@ def check_once(
         seen: Is filled with what was seen, until an error, if one arises:
             ``phase``, ``image_size``, ``student`` and ``distiller`` (numbers of
             parameters), ``terms`` (values by name), ``unused`` and
-            ``unused_plain`` (parameters without a gradient).
+            ``unused_plain`` (parameters without a gradient), ``plain_error`` (why
+            the plain model does not train, if it does not).
 
     Returns:
         list[str]: What is not as it should be, in sentences.
@@ -153,6 +155,8 @@ def check_once(
     without_weights(cfg.model)
     lighten(cfg)
     plain = _train_plain(cfg)
+    if isinstance(plain, Exception):
+        seen['plain_error'] = _first_line(plain)
     begin('build')
     cfg = _wrapped(cfg, method, plain)
     model = build(cfg)
@@ -245,11 +249,11 @@ def _check_step(
     return problems
 
 
-def share_of_working(outcomes: Sequence[str]) -> float:
+def share_of_working(records: Sequence[Dict[str, Any]]) -> float:
     """Return how many configs work as they are, of those whose plain model trains.
 
     Args:
-        outcomes: One of ``OUTCOMES`` each.
+        records: Results of :func:`check_model`.
     """
-    tried = [outcome for outcome in outcomes if outcome != NOT_PLAIN]
+    tried = [r['outcome'] for r in records if 'plain_error' not in r]
     return tried.count(WORKS) / max(len(tried), 1)

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 from frskd_mm.utils.environment import package_family
 
 from .apart import Entry
-from .check import NOT_PLAIN, OUTCOMES, UNCLEAR, share_of_working
+from .check import OUTCOMES, REFUSED, UNCLEAR, share_of_working
 from .step import DENSE_SIZES, IMAGE_SIZES
 
 Rows = Sequence[Tuple[Entry, Dict[str, Any]]]
@@ -27,7 +27,8 @@ pretrained weights and on two random images, it is checked that
 * the self-teacher's own loss trains the self-teacher alone, and the method's terms the
   student alone, the feature term among others the part that the maps are from;
 * after a step of SGD, the exported student loads strictly into the plain model, which
-  then predicts exactly what the distilled one does.
+  then predicts exactly what the distilled one does; where that is nothing, their raw
+  outputs are compared.
 
 This shows that a model trains, not what it gains. For the machine's sake, images are
 small, of 64 pixels (classifiers) or 128 (others) unless the plain model needs others,
@@ -90,12 +91,12 @@ def write_table(path: str, rows: Rows, method: str) -> None:
             are called untried.
         method: The method that was used.
     """
-    outcomes = [record['outcome'] for _, record in rows if record]
-    untried = len(rows) - len(outcomes)
+    records = [record for _, record in rows if record]
+    untried = len(rows) - len(records)
     more = f' {untried} more of the list are not tried yet.' if untried else ''
     lines = [
         INTRODUCTION.format(method=method, date=date.today(), versions=_versions(rows)),
-        summary(outcomes) + more,
+        summary(records) + more,
         '',
         NOTES,
     ]
@@ -111,17 +112,18 @@ def write_table(path: str, rows: Rows, method: str) -> None:
         file.write('\n'.join(lines).rstrip('\n') + '\n')
 
 
-def summary(outcomes: Sequence[str]) -> str:
-    """Return what became of all configs, in sentences.
+def summary(records: Sequence[Dict[str, Any]]) -> str:
+    """Return what became of all configs that were tried, in sentences.
 
     Args:
-        outcomes: One of ``OUTCOMES`` each.
+        records: One of each.
     """
+    outcomes = [record['outcome'] for record in records]
     counts = ', '.join(f'{outcomes.count(kind)} {COUNTED[kind]}' for kind in OUTCOMES)
-    tried = len(outcomes) - outcomes.count(NOT_PLAIN)
+    tried = sum('plain_error' not in record for record in records)
     return (
-        f'Of {len(outcomes)} configs: {counts}. Of the {tried} whose plain model '
-        f'trains, {share_of_working(outcomes):.1%} work as they are, and '
+        f'Of {len(records)} configs: {counts}. Of the {tried} whose plain model '
+        f'trains here, {share_of_working(records):.1%} work as they are, and '
         f'{outcomes.count(UNCLEAR)} fail otherwise than by a clear refusal when the '
         'model is built. Parameters are in millions: of the student, and those that '
         'train beside it and are gone when it is deployed.'
@@ -152,6 +154,8 @@ def _remarks(entry: Entry, record: Dict[str, Any]) -> List[str]:
         remarks.append(f'With {_as_options(record["setting"])}; without:')
     if record['error']:
         remarks.append(record['error'].replace('|', '\\|').replace('<', '&lt;'))
+    if record['outcome'] == REFUSED and 'plain_error' in record:
+        remarks.append('The plain model does not train on random batches either.')
     if record['outcome'] not in OUTCOMES[:2]:
         return remarks
     if record['image_size'] != IMAGE_SIZES.get(entry.library, DENSE_SIZES)[0]:
