@@ -8,7 +8,8 @@
 #     STACK         maintained or classic, the family of libraries (maintained)
 #     OPERATORS=0   only what classification needs, without mmcv's compiled
 #                   operators; an environment that has them serves as well
-#     PYTHON        the interpreter, a Python 3.11 (python3.11, then python3)
+#     PYTHON        the interpreter, a Python 3.11 (python3.11, then python3); with
+#                   OPERATORS=0 and the maintained libraries also a 3.12
 #     FRSKD_VENV    folder of the environment (.venv or .venv-classic here)
 #     TORCH_INDEX   where wheels of torch for the CPU alone are looked for on
 #                   machines without a GPU, beside pip's own indexes (PyTorch's)
@@ -52,7 +53,9 @@ choose_interpreter() {
     [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
     for interpreter in "${candidates[@]}"; do
         version=$(version_of "$interpreter") || continue
-        case $version in 3.11.*) return ;; esac
+        case $stack,${OPERATORS:-1},$version in
+            *,3.11.* | maintained,0,3.12.*) return ;;
+        esac
     done
     fail "Python 3.11 is needed; $interpreter is ${version:-not there or broken}." \
         'Debian and Ubuntu: apt install python3.11 python3.11-venv python3.11-dev' \

@@ -31,6 +31,26 @@ def test_an_interpreter_that_is_not_there_is_named(repo, tmp_path):
     assert 'no-such-python is not there' in result.stderr
 
 
+@pytest.mark.parametrize(
+    ('version', 'settings', 'taken'),
+    [
+        ('3.12.1', dict(OPERATORS='0'), True),
+        ('3.12.1', dict(OPERATORS='0', STACK='classic'), False),
+        ('3.12.1', {}, False),
+        ('3.11.2', {}, True),
+        ('3.10.13', dict(OPERATORS='0'), False),
+    ],
+)
+def test_versions_of_python(repo, tmp_path, version, settings, taken):
+    interpreter = tmp_path / 'python'
+    interpreter.write_text(f'#!/bin/sh\necho {version}\n')
+    interpreter.chmod(0o755)
+    # Whoever gets as far as this folder has taken the interpreter.
+    result = env_sh(repo, PYTHON=str(interpreter), FRSKD_VENV=str(tmp_path), **settings)
+    refused = f'Python 3.11 is needed; {interpreter} is {version}'
+    assert ('is not a Python environment' if taken else refused) in result.stderr
+
+
 def test_a_folder_that_is_no_environment_is_left_alone(repo, tmp_path):
     (tmp_path / 'thesis.tex').touch()
     for operators in ('0', '1'):
