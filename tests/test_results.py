@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from frskd_mm.lab.compare.summary import Summary
-from frskd_mm.lab.statistics import mean_std
+from frskd_mm.lab.statistics import mean_std, paired_differences
 from frskd_mm.lab.tables import markdown_table
 
 REPO = Path(__file__).resolve().parents[1]
@@ -69,11 +69,33 @@ def test_rows_of_the_readme_are_made_from_the_numbers_they_link(page, row):
         assert str(len(seeds)) in row
 
 
+def against(path, method):
+    """A method's differences to each of the others, not to the plain student alone."""
+    summary = read(path)
+    quality = summary.quality
+    values = {
+        name: {
+            seed: quality.scale * run['metrics'][quality.metric]
+            for seed, run in seeds.items()
+        }
+        for name, seeds in summary.results.items()
+    }
+    own = values.pop(method, {})
+    return paired_differences(
+        {
+            name: ([own[seed] for seed in seeds], [*seeds.values()])
+            for name, seeds in values.items()
+            if seeds.keys() <= own.keys()
+        }
+    )
+
+
 def intervals():
     """Every difference with its intervals in the numbers, rounded to their digits."""
     found = set()
     for path in NUMBERS:
-        for difference in read(path).differences.values():
+        rivals = against(path, 'frskd-attached')
+        for difference in [*read(path).differences.values(), *rivals.values()]:
             for half in (difference.half, difference.corrected):
                 for digits in (1, 2):
                     ends = (
@@ -90,6 +112,27 @@ def test_intervals_in_the_readme_are_those_of_the_numbers(page):
     known = intervals()
     for mean, _, low, high in INTERVAL.findall(page.read_text()):
         assert (mean, low, high) in known
+
+
+def test_rivals_in_the_results_are_those_of_the_numbers():
+    page = (REPO / 'docs/results.md').read_text()
+    rows = page.split('| against |')[1].split('\n\n')[0]
+    found = against(REPO / 'docs/results/finetune-50/results.json', 'frskd-attached')
+    names = {'CE': 'none', '`ce@1.5`': 'none@1.5'}
+    stated = {}
+    for row in rows.splitlines()[2:]:
+        name, alone, corrected = (cell.strip() for cell in row.strip('|').split('|'))
+        name = name.split(',')[0]
+        stated[names.get(name, name.strip('`'))] = f'{alone} {corrected}'
+    assert stated == {
+        name: ' '.join(
+            (
+                f'{d.mean:+.2f} [{d.mean - d.half:+.2f}, {d.mean + d.half:+.2f}]',
+                f'[{d.mean - d.corrected:+.2f}, {d.mean + d.corrected:+.2f}]',
+            )
+        )
+        for name, d in found.items()
+    }
 
 
 @pytest.mark.parametrize('path', REPORTS, ids=lambda path: path.parent.name)
