@@ -25,7 +25,7 @@ from frskd_mm.lab.model_check.compare import (
     compare_answers,
     compare_weights,
 )
-from frskd_mm.lab.model_check.step import lighten
+from frskd_mm.lab.model_check.step import answers, build, lighten
 from frskd_mm.lab.model_check.table import UNTRIED, VERDICTS, summary, table_row
 
 ROOT = Path(__file__).parents[2]
@@ -142,6 +142,15 @@ def test_answers_that_differ_are_named():
     assert compare_answers(one, two) == ['The exported student predicts otherwise.']
     assert compare_answers(one, one[:1]) == ['The exported student predicts otherwise.']
     assert compare_answers(one[1:], one[1:]) == ['There are no predictions to compare.']
+
+
+def test_feature_maps_are_compared_where_nothing_is_predicted(monkeypatch):
+    cfg = load_config(DIGITS)
+    model = build(cfg)
+    (scores,) = {tuple(one.shape) for one in answers(model, cfg, 64)} - {(), (1,)}
+    assert scores == (10,)
+    monkeypatch.setattr(model, 'forward', lambda *args, **kwargs: 1 / 0)
+    assert [tuple(one.shape) for one in answers(model, cfg, 64)] == [(2, 64)]
 
 
 def test_work_is_spared_but_no_part_changed():

@@ -123,9 +123,11 @@ def optimise(model: BaseModel) -> None:
 
 @torch.no_grad()
 def answers(model: BaseModel, cfg: Config, size: int) -> List[Tensor]:
-    """Return what a model predicts or, if that is nothing, its raw outputs.
+    """Return what a model predicts or, if that is nothing, its raw outputs or maps.
 
-    One that cannot predict where the other can gives another number of tensors.
+    mmdetection's SSD trains, but cannot predict, and its cascades have no raw outputs
+    of images without proposals. One that cannot predict where the other can gives
+    another number of tensors.
 
     Args:
         model: Plain or distilled.
@@ -140,12 +142,10 @@ def answers(model: BaseModel, cfg: Config, size: int) -> List[Tensor]:
             try:
                 found = flatten(_predicted(model(**batch, mode=mode)))
             except Exception:
-                if mode == 'tensor':
-                    raise
-                found = []  # mmdetection's SSD trains, but cannot predict
+                found = []
         if any(tensor.numel() for tensor in found):
-            break
-    return found
+            return found
+    return flatten(model.extract_feat(batch['inputs']))
 
 
 def _predicted(answer: Any) -> Any:

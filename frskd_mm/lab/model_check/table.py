@@ -28,7 +28,7 @@ pretrained weights and on two random images, it is checked that
   student alone, the feature term among others the part that the maps are from;
 * after a step of SGD, the exported student loads strictly into the plain model, which
   then predicts exactly what the distilled one does; where that is nothing, their raw
-  outputs are compared.
+  outputs or feature maps are compared.
 
 This shows that a model trains, not what it gains. For the machine's sake, images are
 small, of 64 pixels (classifiers) or 128 (others) unless the plain model needs others,
