@@ -1,10 +1,12 @@
-"""Configs of imported Python, as mmdetection's new ones: wrap, dump, export."""
+"""Configs of imported Python, as mmdetection's new ones."""
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import save_checkpoint
+from small_runs import forget_the_last_run
 
+from frskd_mm.engine import configure_run, train
 from frskd_mm.engine.config import load_config
 from frskd_mm.engine.export import export_student
 from frskd_mm.engine.wrap import wrap
@@ -71,3 +73,45 @@ def test_wrapped_dumped_and_exported(tmp_path):
             m.eval().forward(image, mode='tensor') for m in (models[0], plain)
         )
     assert torch.equal(ours[0][0], theirs[0][0])
+
+
+DATA = """
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
+from mmdet.datasets.transforms import LoadImageFromNDArray
+from mmengine.dataset import DefaultSampler
+from mmengine.runner import EpochBasedTrainLoop
+from frskd_mm.datasets import DigitScenesDet
+from frskd_mm.hooks import EpochSeedHook
+
+optim_wrapper['optimizer']['lr'] = 1e-5
+model['bbox_head']['num_classes'] = 10
+train_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=False,
+    sampler=dict(type=DefaultSampler, shuffle=True),
+    dataset=dict(
+        type=DigitScenesDet, split='train', num_scenes=4, scene=dict(size=64),
+        pipeline=[
+            dict(type=LoadImageFromNDArray), dict(type=LoadAnnotations, with_bbox=True),
+            dict(type=PackDetInputs)]))
+randomness = dict(seed=0)
+train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=2)
+custom_hooks = [dict(type=EpochSeedHook)]
+"""
+
+
+def test_trained_and_resumed(tmp_path):
+    path = tmp_path / 'retinanet.py'
+    path.write_text(CONFIG + DATA)
+
+    def run(work_dir, epochs, **arguments):
+        forget_the_last_run()
+        cfg = wrap(load_config(str(path)), 'frskd')
+        cfg.train_cfg.max_epochs = epochs
+        return train(configure_run(cfg, work_dir=str(tmp_path / work_dir), **arguments))
+
+    whole = run('whole', 2).model.state_dict()
+    run('parts', 1)
+    resumed = run('parts', 2, resume='auto')
+    assert resumed.iter == 4
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, whole[name]), name
