@@ -159,8 +159,8 @@ def stand_in(words: List[str]) -> List[str]:
     return [STAND_INS.get(word, word) for word in words]
 
 
-def fewer(path: str) -> List[str]:
-    """Return options that let a config train for one epoch of some images."""
+def fewer(path: str, epochs: int = 1) -> List[str]:
+    """Return options that let a config train for some epochs of some images."""
     cfg = read(path)
     options = [
         'default_hooks.logger.interval=1',
@@ -168,7 +168,7 @@ def fewer(path: str) -> List[str]:
         'train_cfg.val_interval=1',
     ]
     if cfg.train_cfg.get('by_epoch', True) and 'max_epochs' in cfg.train_cfg:
-        options.append('train_cfg.max_epochs=1')
+        options.append(f'train_cfg.max_epochs={epochs}')
     for name in ('train', 'val', 'test'):
         key = f'{name}_dataloader'
         loader, inner = cfg[key], f'{key}.dataset'
@@ -211,7 +211,9 @@ def shorten(tool: str, arguments: List[str]) -> List[str]:
     """Return a tool's arguments for a run of seconds."""
     arguments = [re.sub(r'epoch_\d+\.pth', 'epoch_1.pth', word) for word in arguments]
     if tool in ('train', 'test'):
-        return with_options(arguments, fewer(arguments[0]))
+        # What is resumed has had its one epoch by the command before.
+        epochs = 2 if '--resume' in arguments else 1
+        return with_options(arguments, fewer(arguments[0], epochs))
     if tool == 'compare':
         option = '--config' if '--config' in arguments else '--quick'
         config = arguments[arguments.index(option) + 1]

@@ -196,7 +196,8 @@ RUN = sorted({b.page for b in SHELL if not b.reason and list(tool_lines(b))})
 
 @pytest.mark.slow
 @pytest.mark.parametrize('page', RUN)
-def test_commands_run_in_short_form(page, tmp_path):
+def test_commands_run_in_short_form(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the page's own files are read
     assert run_page(page, tmp_path)
 
 
