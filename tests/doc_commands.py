@@ -159,6 +159,15 @@ def stand_in(words: List[str]) -> List[str]:
     return [STAND_INS.get(word, word) for word in words]
 
 
+def warm_up_epochs(cfg: Config) -> int:
+    """Return when the last of the learning rate's schedules begins."""
+    schedules = cfg.get('param_scheduler') or []
+    schedules = schedules if isinstance(schedules, list) else [schedules]
+    return max(
+        (s.get('begin', 0) for s in schedules if s.get('by_epoch', True)), default=0
+    )
+
+
 def fewer(path: str, epochs: int = 1) -> List[str]:
     """Return options that let a config train for some epochs of some images."""
     cfg = read(path)
@@ -168,6 +177,7 @@ def fewer(path: str, epochs: int = 1) -> List[str]:
         'train_cfg.val_interval=1',
     ]
     if cfg.train_cfg.get('by_epoch', True) and 'max_epochs' in cfg.train_cfg:
+        epochs += warm_up_epochs(cfg)
         options.append(f'train_cfg.max_epochs={epochs}')
     for name in ('train', 'val', 'test'):
         key = f'{name}_dataloader'

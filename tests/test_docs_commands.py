@@ -228,6 +228,15 @@ def test_short_forms():
     (line,) = lines('torchrun --nproc_per_node 8 -m frskd_mm export A B --launcher x')
     assert (line.tool, line.arguments[0]) == ('export_student', 'A')
     assert line.start == ['-m', 'frskd_mm', 'export']
+    one, warm_up = (
+        f'configs/{name}.py'
+        for name in (
+            'digits/wrn10-1_digits',
+            'finetune/efficientnet-lite0_cifar100-20-per-class',
+        )
+    )
+    for arguments, epochs in (([one], 1), ([one, '--resume'], 2), ([warm_up], 2)):
+        assert f'train_cfg.max_epochs={epochs}' in shorten('train', arguments)
     with pytest.raises(ValueError, match='nonsense'):
         lines('nonsense --now')
     assert shutil.which('bash')
