@@ -1,13 +1,21 @@
 """Training a distilled model with FSDP."""
 
+import inspect
 from typing import Any, Optional
 
+import torch
 from mmengine._strategy import FSDPStrategy as _FSDPStrategy
 from mmengine.device import get_device
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from frskd_mm.registry import STRATEGIES
 from frskd_mm.utils.arguments import check_arguments
+
+
+def shards_over_cpus() -> bool:
+    """Say whether this PyTorch's FSDP runs without an accelerator: 2.1's does not."""
+    stream = getattr(getattr(torch, 'cpu', None), 'Stream', None)
+    return stream is not None and 'priority' in inspect.signature(stream).parameters
 
 
 @STRATEGIES.register_module()
@@ -22,11 +30,19 @@ class FSDPStrategy(_FSDPStrategy):
         model_wrapper (dict, optional): Settings of the wrapper; its ``device_id`` is
             'cpu' where there is no accelerator. None by default.
         **kwargs: Other settings of MMEngine's strategy, such as ``state_dict_cfg``.
+
+    Raises:
+        ValueError: Without an accelerator, if PyTorch's FSDP needs one.
     """
 
     @check_arguments()
     def __init__(self, *, model_wrapper: Optional[dict] = None, **kwargs: Any) -> None:
         on_cpu = get_device() == 'cpu'
+        if on_cpu and not shards_over_cpus():
+            raise ValueError(
+                f'FSDP of PyTorch {torch.__version__} needs GPUs, and none was found. '
+                "Use a newer PyTorch, or dict(type='DDPStrategy') as strategy."
+            )
         if on_cpu:
             settings = dict(type='MMFullyShardedDataParallel', device_id='cpu')
             model_wrapper = {**settings, **(model_wrapper or {})}

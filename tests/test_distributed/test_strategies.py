@@ -19,6 +19,7 @@ from trainings import (
 )
 
 from frskd_mm.engine import configure_run, export_student, load_config
+from frskd_mm.engine.fsdp_strategy import FSDPStrategy, shards_over_cpus
 from frskd_mm.engine.runs import build_runner
 
 FLEXIBLE = {'runner_type': 'FlexibleRunner'}
@@ -55,6 +56,7 @@ def check(work_dir, one):
     assert_equal_weights(*students)
 
 
+@pytest.mark.skipif(not shards_over_cpus(), reason="this PyTorch's FSDP needs GPUs")
 def test_fsdp_resumes_and_its_checkpoint_is_a_plain_students(tmp_path, one):
     train_on_two(tmp_path, 1, given=FSDP)
     train_on_two(tmp_path, EPOCHS, '--resume', given=FSDP)
@@ -67,6 +69,13 @@ def test_fsdp_resumes_and_its_checkpoint_is_a_plain_students(tmp_path, one):
 def test_ddp_strategy(tmp_path, one):
     train_on_two(tmp_path, EPOCHS, given={**FLEXIBLE, 'strategy.type': 'DDPStrategy'})
     check(tmp_path, one)
+
+
+def test_fsdp_on_cpus_is_refused_where_it_ends_in_the_first_step(monkeypatch):
+    monkeypatch.setattr('frskd_mm.engine.fsdp_strategy.get_device', lambda: 'cpu')
+    monkeypatch.setattr('torch.cpu.Stream', type('Stream', (), {}))  # that of 2.1
+    with pytest.raises(ValueError, match=r'FSDP of PyTorch .* needs GPUs'):
+        FSDPStrategy()
 
 
 def test_fsdp_of_mmengine_is_refused(tmp_path):
