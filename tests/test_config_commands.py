@@ -162,9 +162,12 @@ def test_the_log_says_what_replaces_a_config(path):
                 assert read(file).model
 
 
-@pytest.mark.parametrize('task', ['seg', 'det'])
-def test_the_readme_names_the_dense_methods(task):
+@pytest.mark.parametrize(
+    ('task', 'students'), [('seg', 'segmentors'), ('det', 'detectors')]
+)
+def test_the_readme_names_the_dense_methods(task, students):
     (names,) = re.findall(
-        r'^For segmentors (.+?) take', README, re.MULTILINE | re.DOTALL
+        r'^For segmentors and detectors (.+?) take', README, re.MULTILINE | re.DOTALL
     )
-    assert sorted([*re.findall('`(.+?)`', names), 'frskd']) == method_names(task)
+    (own,) = re.findall(rf'`(\S+)` for {students}', README)
+    assert sorted([*re.findall('`(.+?)`', names), 'frskd', own]) == method_names(task)
