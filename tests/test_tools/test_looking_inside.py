@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import TRANSFORMS
 from mmengine.runner import save_checkpoint
 from small_runs import DROPOUT, forget_the_last_run, run
 
@@ -368,6 +369,7 @@ def test_the_hook_reaches_every_backend(name, tmp_path, monkeypatch):
         assert cv2.imread(str(path)).std() > 0
 
 
+@TRANSFORMS.register_module()
 class DrawsNumbers:
     """A step of a pipeline that draws from every generator."""
 
@@ -385,7 +387,7 @@ def test_the_hook_changes_nothing_of_the_training(tmp_path):
             'custom_hooks': hooks,
             'train_cfg.val_interval': 1,
             'val_dataloader.dataset.pipeline': [
-                dict(type=DrawsNumbers),
+                dict(type='DrawsNumbers'),
                 dict(type='PackInputs'),
             ],
             'randomness': dict(seed=0),
