@@ -159,6 +159,11 @@ def stand_in(words: List[str]) -> List[str]:
     return [STAND_INS.get(word, word) for word in words]
 
 
+def first_epoch(text: str) -> str:
+    """Name the checkpoint of the only epoch instead of the last one's."""
+    return re.sub(r'epoch_\d+\.pth', 'epoch_1.pth', text)
+
+
 def warm_up_epochs(cfg: Config) -> int:
     """Return when the last of the learning rate's schedules begins."""
     schedules = cfg.get('param_scheduler') or []
@@ -179,6 +184,9 @@ def fewer(path: str, epochs: int = 1) -> List[str]:
     if cfg.train_cfg.get('by_epoch', True) and 'max_epochs' in cfg.train_cfg:
         epochs += warm_up_epochs(cfg)
         options.append(f'train_cfg.max_epochs={epochs}')
+    teacher = cfg.model.get('distiller', {}).get('checkpoint')
+    if teacher:
+        options.append(f'model.distiller.checkpoint={first_epoch(teacher)}')
     for name in ('train', 'val', 'test'):
         key = f'{name}_dataloader'
         loader, inner = cfg[key], f'{key}.dataset'
@@ -219,7 +227,7 @@ def replace_option(arguments: List[str], option: str, values: List[str]) -> List
 
 def shorten(tool: str, arguments: List[str]) -> List[str]:
     """Return a tool's arguments for a run of seconds."""
-    arguments = [re.sub(r'epoch_\d+\.pth', 'epoch_1.pth', word) for word in arguments]
+    arguments = [first_epoch(word) for word in arguments]
     if tool in ('train', 'test'):
         # What is resumed has had its one epoch by the command before.
         epochs = 2 if '--resume' in arguments else 1
