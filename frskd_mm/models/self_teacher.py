@@ -218,9 +218,14 @@ class SelfTeacher(BaseModule):
             setattr(self.twin, name, None)
         self._switches, self._part_switches = [], []
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether the twin borrows the student's parts."""
+        return bool(self._borrowed)
+
     def init_weights(self) -> None:
         """Initialise the neck, and the twin if it has parts of its own."""
-        if not self._borrowed:
+        if not self.is_shared:
             super().init_weights()
         elif isinstance(self.neck, BaseModule):
             self.neck.init_weights()

@@ -184,9 +184,8 @@ class FRSKD(TeachingDistiller):
         )
         if not self.is_active or not self.is_due():
             return student_pass.losses
-        with self.self_teacher.borrowing(student):
-            teacher_pass = self.run_self_teacher(student, student_pass, data_samples)
-            return self.four_terms(student_pass, teacher_pass, data_samples)
+        teacher_pass = self.run_self_teacher(student, student_pass, data_samples)
+        return self.four_terms(student_pass, teacher_pass, data_samples)
 
     def four_terms(
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
@@ -228,9 +227,12 @@ class FRSKD(TeachingDistiller):
         else:
             refined = self_teacher.refine(feats)
         self_teacher.follow_switches(student)
-        twin_pass = self.run_twin(
-            self_teacher.twin, refined, data_samples, student_pass
-        )
+        with self_teacher.borrowing(student):
+            twin_pass = self.run_twin(
+                self_teacher.twin, refined, data_samples, student_pass
+            )
+        if self_teacher.is_shared:
+            twin_pass.model = student  # whose parts they were
         twin_pass.preacts = preacts
         return twin_pass
 

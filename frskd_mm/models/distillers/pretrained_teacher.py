@@ -135,7 +135,9 @@ class PretrainedTeacher(TeachingDistiller):
         self._has_weights = False
         self.task.check_teacher(self.teacher)
         if cross_head is not None:
-            self.task.cut_heads(self.teacher, cross_head)
+            # A self-teacher's outputs are recorded by its own distiller.
+            task = self.teacher.distiller.task if self_teacher else self.task
+            task.cut_heads(self.teacher, cross_head)
         _check_classes(student, self.teacher)
         self.renormalize = None
         if teacher_cfg.get('data_preprocessor'):
@@ -224,8 +226,7 @@ class PretrainedTeacher(TeachingDistiller):
             distiller.levels,
             follow=student_pass,
         )
-        with distiller.self_teacher.borrowing(teacher):
-            return distiller.run_self_teacher(teacher, below, data_samples)
+        return distiller.run_self_teacher(teacher, below, data_samples)
 
     def init_weights(self) -> None:
         """Initialise the adapters and load the teacher's weights."""

@@ -42,9 +42,9 @@ def guided_cfg(task, **frskd):
 def taught(tmp_path):
     """Builds a student, the frozen teacher that it has, and a batch."""
 
-    def build(task, **settings):
+    def build(task, frskd=None, **settings):
         torch.manual_seed(0)
-        cfg = guided_cfg(task)
+        cfg = guided_cfg(task, **(frskd or {}))
         teacher = MODELS.build(cfg)
         teacher.init_weights()
         for embedding in teacher.distiller.guidance.embeddings:
@@ -113,6 +113,17 @@ def test_it_sees_the_labels(taught):
         sample.gt_sem_seg.data = (sample.gt_sem_seg.data + 1) % 5
     after = model.distiller.run_teacher(data['inputs'], data['data_samples'], own)
     assert not torch.equal(before.feats[0], after.feats[0])
+
+
+@pytest.mark.parametrize('shared_head', [False, True])
+@pytest.mark.parametrize('settings', [{}, {'cross_head': 1}])
+def test_it_may_share_a_head_and_be_asked_across_heads(shared_head, settings, taught):
+    model, _, data = taught('retinanet', dict(shared_head=shared_head), **settings)
+    for name, parameter in model.distiller.teacher.named_parameters():
+        if name.endswith('retina_cls.weight'):  # else the scores are all but constant
+            torch.nn.init.normal_(parameter)
+    losses = model.loss(data['inputs'], data['data_samples'])
+    assert losses['loss_kd'] > 0
 
 
 def test_its_refined_maps_can_be_compared(taught):
