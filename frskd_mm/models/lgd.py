@@ -154,9 +154,8 @@ class LGDGuidance(BaseModule):
         Returns:
             tuple[Tensor]: Per level (N, c, H_i, W_i).
         """
-        width = self.label_proj.out_features
         embedded = self.label_proj(self.encoder(boxes).to(feats[0].dtype))
-        embedded = F.relu(F.layer_norm(embedded, (width,)))
+        embedded = _normalised(embedded)
         others = boxes.image[:, None] != boxes.image
         return tuple(self._level(feat, boxes, embedded, others) for feat in feats)
 
@@ -167,11 +166,9 @@ class LGDGuidance(BaseModule):
         number, _, *size = feat.shape
         inside = cells_inside(boxes, (size[0], size[1])).to(feat.dtype)  # (T, H * W)
         projected = F.relu(F.group_norm(self.feat_proj(feat), NUM_GROUPS)).flatten(2)
+        images = [boxes.image == image for image in range(number)]
         pooled = torch.cat(
-            [
-                inside[boxes.image == image] @ projected[image].T
-                for image in range(number)
-            ]
+            [inside[own] @ maps.T for own, maps in zip(images, projected)]
         ) / inside.sum(dim=1, keepdim=True).clamp(min=1)
         # A batch of one whose queries and keys are the boxes.
         answers, _ = self.attention(
@@ -182,13 +179,9 @@ class LGDGuidance(BaseModule):
         answers = answers[:, 0]
         is_context = boxes.labels < 0
         objects = self.object_proj(answers)
+        objects_of = [own & ~is_context for own in images]
         drawn = torch.stack(
-            [
-                objects[own].T @ inside[own]
-                for own in (
-                    (boxes.image == image) & ~is_context for image in range(number)
-                )
-            ]
+            [objects[own].T @ inside[own] for own in objects_of]
         ).unflatten(2, size)
         context = self.context_proj(answers[is_context])
         return F.relu(self.object_conv(drawn) + context[:, :, None, None])

@@ -81,15 +81,8 @@ class PretrainedTeacher(TeachingDistiller):
         stages (Sequence[str | int], optional): Which maps of the student L_F
             compares where its backbone returns one or none, see ``FRSKD``.
         teacher_stages (Sequence[str | int], optional): The same of the teacher.
-        cross_head (int, optional): CrossKD, for the dense heads of RetinaNet, FCOS,
-            ATSS and GFL: L_KD compares what the teacher's head makes of the student's
-            maps behind so many convolutions of its branches, instead of the
-            student's own outputs. They are brought to the mean and standard deviation
-            of the teacher's. The head is constant there, and the student's later
-            convolutions learn from its own loss alone. Distil boxes, too:
-            ``bbox_weight`` of the soft label. CVPR 2024,
-            https://arxiv.org/abs/2306.11369, jbwang1997/CrossKD@9f695b4, which cuts
-            behind 3 of 4 convolutions. None by default.
+        cross_head (int, optional): CrossKD, see ``FRSKD``, through the teacher's head
+            instead of the twin's. None by default.
 
     Raises:
         ValueError: If teacher and student do not fit, the checkpoint does not fit
