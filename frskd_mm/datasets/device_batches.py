@@ -39,17 +39,10 @@ class DeviceBatches:
     ) -> None:
         self.labels = labels
         self.padding, self.flip_prob = 0, 0.0
-        self.crop_size = tuple(images.shape[1:3])
+        self.size = images.shape[1:3]
         for transform in transforms:
             self._take_over(transform)
-        if tuple(self.crop_size) != images.shape[1:3]:
-            raise ValueError(
-                f'batches_on keeps the size of the images, {images.shape[1:3]}, but '
-                f'crop_size of RandomCrop is {tuple(self.crop_size)}. Remove '
-                'batches_on from the data set.'
-            )
         planes = torch.from_numpy(images).permute(0, 3, 1, 2)
-        self.size = planes.shape[2:]
         self.planes = torch.nn.functional.pad(planes, [self.padding] * 4).to(device)
 
     def _take_over(self, transform: Any) -> None:
@@ -57,7 +50,13 @@ class DeviceBatches:
         if isinstance(transform, RandomCrop):
             plain = isinstance(transform.padding, int) and not transform.pad_val
             if plain and transform.padding_mode == 'constant':
-                self.padding, self.crop_size = transform.padding, transform.crop_size
+                if tuple(transform.crop_size) != self.size:
+                    raise ValueError(
+                        f'batches_on keeps the size of the images, {self.size}, but '
+                        f'crop_size of RandomCrop is {tuple(transform.crop_size)}. '
+                        'Remove batches_on from the data set.'
+                    )
+                self.padding = transform.padding
                 return
         elif isinstance(transform, RandomFlip):
             if transform.direction == 'horizontal' and isinstance(
@@ -117,9 +116,7 @@ class DeviceBatches:
         """Return a batch, as a data loader's collate function would."""
         samples = []
         for index in indices:
-            sample = DataSample(
-                metainfo=dict(sample_idx=index, img_shape=tuple(self.size))
-            )
+            sample = DataSample(metainfo=dict(sample_idx=index, img_shape=self.size))
             samples.append(sample.set_gt_label(self.labels[index]))
         inputs = self.augment(indices, **self.draw(len(indices)))
         return dict(inputs=inputs, data_samples=samples)
