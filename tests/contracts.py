@@ -700,6 +700,22 @@ def trained_parts(
     }
 
 
+def owners_trained(model: nn.Module, term: Tensor) -> Set[str]:
+    """Return the first parts of the names of parameters that a term trains.
+
+    Their ``grad`` stays as it is.
+    """
+    parameters = {k: p for k, p in model.named_parameters() if p.requires_grad}
+    grads = torch.autograd.grad(
+        term, list(parameters.values()), allow_unused=True, retain_graph=True
+    )
+    return {
+        name.partition('.')[0]
+        for name, grad in zip(parameters, grads)
+        if grad is not None and grad.any()
+    }
+
+
 def part_of(name: str, parts: Dict[str, str]) -> str:
     for prefix, part in parts.items():
         if name.startswith(prefix):

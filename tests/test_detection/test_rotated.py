@@ -13,6 +13,7 @@ from mmengine.structures import InstanceData
 
 pytest.importorskip('mmrotate', reason="needs mmrotate: pip install -e '.[rotated]'")
 
+from contracts import owners_trained
 from small_runs import forget_the_last_run
 
 from frskd_mm.engine import configure_run, evaluate, export_student, load_config, train
@@ -102,16 +103,8 @@ def rows(maps, columns):
 
 def reached(model, losses, names):
     """The first parts of the names of parameters that terms reach."""
-    parameters = dict(model.named_parameters())
     total, _ = model.parse_losses({name: losses[name] for name in names})
-    grads = torch.autograd.grad(
-        total, list(parameters.values()), allow_unused=True, retain_graph=True
-    )
-    return {
-        name.split('.')[0]
-        for name, grad in zip(parameters, grads)
-        if grad is not None and grad.any()
-    }
+    return owners_trained(model, total)
 
 
 @pytest.fixture

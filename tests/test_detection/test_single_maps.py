@@ -1,10 +1,11 @@
 """Detectors whose backbone returns one map, of mmdetection's configs as they are."""
 
 import pytest
-import torch
 from mmengine.registry import DefaultScope
 
 pytest.importorskip('mmdet')
+
+from contracts import owners_trained
 
 from frskd_mm.engine import load_config, wrap
 from frskd_mm.lab.trial import random_batch, without_weights
@@ -63,19 +64,6 @@ def small_config(name):
     return cfg
 
 
-def trained(model, loss):
-    """The first parts of the names of parameters that a term reaches."""
-    parameters = {k: p for k, p in model.named_parameters() if p.requires_grad}
-    grads = torch.autograd.grad(
-        loss, list(parameters.values()), allow_unused=True, retain_graph=True
-    )
-    return {
-        name.split('.')[0]
-        for name, grad in zip(parameters, grads)
-        if grad is not None and grad.any()
-    }
-
-
 @pytest.mark.parametrize('name', DETECTORS)
 def test_a_detector_of_one_map_trains_as_it_is(name):
     cfg = small_config(name)
@@ -96,8 +84,8 @@ def test_a_detector_of_one_map_trains_as_it_is(name):
     assert {'loss_kd', 'loss_at', 'student.task_loss'} <= terms.keys()
     assert all(0 < value < float('inf') for value in terms.values()), terms
     neck = {'neck'} & dict(model.named_children()).keys()
-    assert trained(model, losses['loss_at']) == {'backbone'}
-    assert trained(model, losses['loss_kd']) == {
+    assert owners_trained(model, losses['loss_at']) == {'backbone'}
+    assert owners_trained(model, losses['loss_kd']) == {
         'backbone',
         *neck,
         *DETECTORS[name][1],
