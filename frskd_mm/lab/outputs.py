@@ -50,3 +50,10 @@ def _check_ending(option: str, path: str) -> None:
             f'{option} {path} is no picture that can be drawn. Give it one of the '
             f'endings {", ".join(f".{name}" for name in sorted(endings))}.'
         )
+
+
+def write_file(path: str, text: str) -> None:
+    """Write a text file as a whole or not at all."""
+    with open(f'{path}.part', 'w', encoding='utf-8') as file:
+        file.write(text)
+    os.replace(f'{path}.part', path)

@@ -18,6 +18,7 @@ from frskd_mm.engine.config import configure_run
 from frskd_mm.engine.export import write_student
 from frskd_mm.engine.runs import build_runner
 from frskd_mm.engine.wrap import student_config
+from frskd_mm.lab.outputs import write_file
 from frskd_mm.lab.peak import resident_peak
 from frskd_mm.lab.scalars import read_scalars
 from frskd_mm.models.distilled import Distilled
@@ -69,13 +70,6 @@ class ProgressHook(Hook):
             done = (runner.iter + 1) / runner.max_iters
             write_file(osp.join(self.folder, PROGRESS), str(done))
             note_peak_memory(self.folder)
-
-
-def write_file(path: str, text: str) -> None:
-    """Write a text file as a whole or not at all."""
-    with open(f'{path}.part', 'w', encoding='utf-8') as file:
-        file.write(text)
-    os.replace(f'{path}.part', path)
 
 
 def note_peak_memory(folder: str) -> int:

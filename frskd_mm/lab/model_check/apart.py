@@ -18,6 +18,8 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Tuple
 import torch
 import yaml
 
+from frskd_mm.lab.outputs import write_file
+
 from .check import CUT_OFF, NOT_PLAIN, UNCLEAR, check_model
 
 GIB = 2**30
@@ -133,10 +135,8 @@ def read_record(folder: str, entry: Entry) -> Dict[str, Any]:
 def write_record(folder: str, entry: Entry, record: Dict[str, Any]) -> None:
     """Write an entry's record, so that it is there whole or not at all."""
     os.makedirs(folder, exist_ok=True)
-    path = record_path(folder, entry)
-    with open(f'{path}.part', 'w', encoding='utf-8') as file:
-        json.dump({**entry._asdict(), **record}, file, indent=1)
-    os.replace(f'{path}.part', path)
+    text = json.dumps({**entry._asdict(), **record}, indent=1)
+    write_file(record_path(folder, entry), text)
 
 
 def preload(libraries: Iterable[str]) -> None:
