@@ -26,9 +26,9 @@ pretrained weights and on two random images, it is checked that
 * every term is finite, and those of the method are greater than 0;
 * the self-teacher's own loss trains the self-teacher alone, and the method's terms the
   student alone, the feature term among others the part that the maps are from;
-* after a step of SGD, the exported student loads strictly into the plain model, which
-  then predicts exactly what the distilled one does; where that is nothing, their raw
-  outputs or feature maps are compared.
+* after a step of SGD, the exported student fits the plain model by every name and
+  shape, and that then predicts exactly what the distilled one does; where that is
+  nothing, their raw outputs or feature maps are compared.
 
 This shows that a model trains, not what it gains. For the machine's sake, images are
 small, of 64 pixels (classifiers) or 128 (others) unless the plain model needs others,
