@@ -114,6 +114,8 @@ CLAIMS = {
         'student.loss': {'backbone', 'head'},
         'loss_kd': {'backbone', 'head'},
     },
+    'mmpretrain/resnet18_1xb128-strong_cifar100.py': CLASSIFIER,
+    'mmpretrain/wrn16-2_1xb128-strong_cifar100.py': CLASSIFIER,
     'mmpretrain/wrn16-2_1xb128_cifar100.py': CLASSIFIER,
     'mmpretrain/wrn40-2_1xb128_cifar100.py': CLASSIFIER,
     'mmseg/efficientnet-b0-bifpn_1xb16-60e_voc0712-512x512.py': PUBLISHED_SEGMENTOR,
