@@ -43,7 +43,8 @@ class Calibration(BaseMetric):
 
     Args:
         num_bins (int): Bins of the ECE. Defaults to 15.
-        out_file (str, optional): NPZ file to write the :class:`Predictions` to.
+        out_file (str, optional): NPZ file to write the :class:`Predictions` to, and
+            the predicted classes as ``predicted`` (N,).
         collect_device (str): 'cpu' or 'gpu', where the results of several
             processes are gathered. Defaults to 'cpu'.
         prefix (str, optional): Prefix of the names. Defaults to 'calibration'.
@@ -64,7 +65,7 @@ class Calibration(BaseMetric):
         self.out_file = out_file
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Keep three numbers of each prediction.
+        """Keep four numbers of each prediction.
 
         Args:
             data_batch: Unused.
@@ -88,14 +89,18 @@ class Calibration(BaseMetric):
                     float(confidence),
                     float(int(predicted) == int(label)),
                     float(scores[int(label)]),
+                    int(predicted),
                 )
             )
 
     def compute_metrics(self, results: Sequence[tuple]) -> Dict[str, float]:
         """Compute the three values from the predictions of all processes."""
-        predictions = Predictions(*np.array(results).T)
+        *numbers, predicted = np.array(results).T
+        predictions = Predictions(*numbers)
         if self.out_file is not None:
-            np.savez(self.out_file, **predictions._asdict())
+            np.savez(
+                self.out_file, predicted=predicted.astype(int), **predictions._asdict()
+            )
         return dict(
             NLL=negative_log_likelihood(predictions),
             ECE=expected_calibration_error(predictions, self.num_bins),

@@ -28,7 +28,8 @@ class SelfTeacherMetricHook(Hook):
             Defaults to 1.
 
     Raises:
-        TypeError: When validation begins, if the model has no self-teacher.
+        TypeError: When validation begins, if the model has no self-teacher, or one
+            that cannot predict without labels.
     """
 
     # After hooks that exchange the student's own way to predict.
@@ -42,11 +43,11 @@ class SelfTeacherMetricHook(Hook):
     def before_val(self, runner: Runner) -> None:
         """Refuse models without a self-teacher before anything is run."""
         model = unwrap(runner.model)
-        if not hasattr(getattr(model, 'distiller', None), 'predict'):
+        if not getattr(model, 'self_teacher_predicts', False):
             raise TypeError(
                 'SelfTeacherMetricHook needs a model distilled by FRSKD, got a '
-                f'{type(model).__name__} without a self-teacher. Remove the hook from '
-                'custom_hooks.'
+                f'{type(model).__name__} without a self-teacher, or with one that '
+                'cannot predict without labels. Remove the hook from custom_hooks.'
             )
 
     def after_val(self, runner: Runner) -> None:

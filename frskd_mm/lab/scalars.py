@@ -30,7 +30,9 @@ def read_scalars(work_dir: str) -> List[Dict[str, Any]]:
     for path in paths:
         with open(path, encoding='utf-8') as file:
             lines = [json.loads(text) for text in file]
-        log = {('loss' in line, line['step']): line for line in lines}
+        log: Dict[Tuple[bool, int], Dict[str, Any]] = {}
+        for line in lines:  # a validation of the self-teacher has one of its own
+            log.setdefault(('loss' in line, line['step']), {}).update(line)
         if _first_step(log) <= _first_step(merged):
             merged.clear()
         merged.update(log)

@@ -109,6 +109,12 @@ class Distilled(BaseModel):
             self.distiller = distiller
         distiller.init_weights()
 
+    @property
+    def self_teacher_predicts(self) -> bool:
+        """Whether there is a self-teacher that can predict without labels."""
+        has_one = hasattr(self.distiller, 'predict')
+        return has_one and getattr(self.distiller, 'predicts_without_labels', True)
+
     @contextmanager
     def as_self_teacher(self) -> Iterator[None]:
         """Predict with the self-teacher within the ``with`` block."""

@@ -9,6 +9,7 @@ import time
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from markdown_it import MarkdownIt
@@ -20,7 +21,7 @@ from frskd_mm.lab.compare.grid import _Progress, _start, find_differences, metho
 from frskd_mm.lab.compare.length import lengthen
 from frskd_mm.lab.compare.lock import hold
 from frskd_mm.lab.compare.run import ProgressHook, main, merge_scalars
-from frskd_mm.lab.visualization.learning_curves import mean_curve
+from frskd_mm.lab.visualization.learning_curves import mean_curve, read_curves
 
 OPTIONS = {
     'train_cfg.max_epochs': 3,
@@ -167,6 +168,35 @@ def test_the_peak_of_memory_is_that_of_all_processes(grid):
     assert killed > PEAK_BEFORE / 2**20 > whole
 
 
+def test_self_teachers_are_measured_beside_their_students(grid, tmp_path):
+    results = [run.read_result() for run in grid]
+    assert ['self_teacher' in result for result in results] == [False, True] * 2
+    folder, result = Path(grid[1].folder), results[1]
+    cfg = Config.fromfile(str(folder / 'config.py'))
+    configure_run(cfg, work_dir=str(tmp_path))
+    checkpoint = str(folder / 'work_dir/epoch_3.pth')
+    metrics = evaluate(cfg, checkpoint, self_teacher=True)
+    assert result['self_teacher']['accuracy/top1'] == metrics['accuracy/top1']
+    student, teacher = (
+        np.load(folder / f'{name}predictions.npz') for name in ('', 'self_teacher_')
+    )
+    for arrays, numbers in (
+        (student, result['metrics']),
+        (teacher, result['self_teacher']),
+    ):
+        assert 100 * arrays['correct'].mean() == pytest.approx(numbers['accuracy/top1'])
+    agree = (student['predicted'] == teacher['predicted']).mean()
+    assert 0 < result['self_teacher']['agreement'] == agree < 1
+    for run in grid:
+        curves = read_curves(f'{run.folder}/scalars.json', 'accuracy/top1')
+        assert curves.epochs[-1] == 3
+        assert bool(curves.teacher_epochs) == (run.method == 'frskd')
+    assert curves.teacher_epochs == (1, 2, 3)
+    # Validation and test data are the same here.
+    measured = results[-1]['self_teacher']['accuracy/top1']
+    assert curves.teacher_metrics[-1] == pytest.approx(measured)
+
+
 def test_seeds_are_drawn_where_all_have_points():
     assert mean_curve([([2, 4], [1.0, 0.5]), ([2, 4, 6], [3.0, 2.0, 1.0])]) == (
         [2, 4],
@@ -242,6 +272,8 @@ def test_report_has_every_part(grid, failed, out):
 
     markdown, page = ((out / f'report.{kind}').read_text() for kind in ('md', 'html'))
     assert table in markdown
+    teachers = re.search(r'^## Self-teachers\n\n(.*?)\n\n', markdown, re.M | re.S)[1]
+    assert [line.split()[1] for line in teachers.splitlines()[2:]] == ['frskd']
     for text in ('the command', 'kd, seed 0', 'n paired seeds', 'optim_wrapper'):
         assert text in markdown
         assert text in page

@@ -106,6 +106,12 @@ def summary_sections(summary: Summary, table: Sequence[Row], out: str) -> List[S
         out: Folder for the picture of the differences.
     """
     sections = [Section('Results', text=LEGEND, rows=table)]
+    if teachers := summary.teachers():
+        text = (
+            'On the test data, without labels. One that knows no more than its student '
+            'can still smooth and regularise, but not tell it anything.'
+        )
+        sections.append(Section('Self-teachers', text=text, rows=teachers))
     if summary.differences:
         names = [PLAIN, *summary.differences]
         draw_differences(
@@ -165,7 +171,8 @@ def _pictures(results: Dict[Run, dict], quality: Column, out: str) -> List[Secti
         path = osp.join(run.folder, PREDICTIONS)
         if osp.isfile(path):
             with np.load(path) as arrays:
-                predictions.setdefault(run.method, []).append(Predictions(**arrays))
+                found = Predictions(*(arrays[name] for name in Predictions._fields))
+            predictions.setdefault(run.method, []).append(found)
     sections = []
     if unlogged:
         sections.append(Section('Learning curves', text=f'Not drawn: {unlogged}'))

@@ -18,6 +18,7 @@ from frskd_mm.engine.config import configure_run
 from frskd_mm.engine.export import write_student
 from frskd_mm.engine.runs import build_runner
 from frskd_mm.engine.wrap import student_config
+from frskd_mm.hooks.self_teacher_metric_hook import SelfTeacherMetricHook
 from frskd_mm.lab.outputs import write_file
 from frskd_mm.lab.peak import resident_peak
 from frskd_mm.lab.scalars import read_scalars
@@ -32,6 +33,7 @@ from .quality import numbers_of, with_calibration
 
 CONFIG, RESULT, LOG, PROGRESS = 'config.py', 'result.json', 'log.txt', 'progress.txt'
 PREDICTIONS, SCALARS, WORK_DIR = 'predictions.npz', 'scalars.json', 'work_dir'
+TEACHER_PREDICTIONS = 'self_teacher_predictions.npz'
 PEAK_MEMORY = 'peak_memory.txt'
 GONE = 'Stopped: the grid that started this run is gone.'
 
@@ -115,11 +117,17 @@ def _execute(cfg: Config, folder: str, parent: int) -> None:
     cfg.test_evaluator = with_calibration(cfg.test_evaluator, predictions)
     runner = build_runner(cfg)
     runner.register_hook(ProgressHook(folder, parent))
-    runner.train()
     model = unwrap(runner.model)
+    has_teacher = isinstance(model, Distilled) and model.self_teacher_predicts
+    if has_teacher and not any(
+        isinstance(hook, SelfTeacherMetricHook) for hook in runner.hooks
+    ):
+        runner.register_hook(SelfTeacherMetricHook())
+    runner.train()
     weights = final_weights(runner)
     model.load_state_dict(weights)
     metrics = runner.test()
+    teacher = test_self_teacher(runner, folder) if has_teacher else None
 
     deployed = model
     if isinstance(model, Distilled):
@@ -144,7 +152,33 @@ def _execute(cfg: Config, folder: str, parent: int) -> None:
         parameters_inference=count_parameters(deployed),
         environment=describe_environment(),
     )
+    if teacher is not None:
+        result['self_teacher'] = teacher
     write_file(osp.join(folder, RESULT), json.dumps(result, indent=2))
+
+
+def test_self_teacher(runner: Runner, folder: str) -> Dict[str, float]:
+    """Return the self-teacher's own metrics on the test data.
+
+    For classifiers also ``agreement``, the fraction of the images of which it says
+    what its student says.
+
+    Args:
+        runner: Which has tested the student.
+        folder: The run's, with the student's predictions.
+    """
+    own = osp.join(folder, TEACHER_PREDICTIONS)
+    for metric in runner.test_loop.evaluator.metrics:
+        if getattr(metric, 'out_file', None) == osp.join(folder, PREDICTIONS):
+            metric.out_file = own
+    with unwrap(runner.model).as_self_teacher():
+        numbers = numbers_of(runner.test())
+    if osp.isfile(own):
+        student, teacher = (
+            np.load(path)['predicted'] for path in (osp.join(folder, PREDICTIONS), own)
+        )
+        numbers['agreement'] = float((student == teacher).mean())
+    return numbers
 
 
 def final_weights(runner: Runner) -> Dict[str, Tensor]:

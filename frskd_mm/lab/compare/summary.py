@@ -20,6 +20,11 @@ OTHERS = (
 )
 #: The method that this package is about, in both published readings.
 MAIN_METHODS = ('frskd', 'frskd-attached')
+#: What a run's ``self_teacher`` has beside the quality.
+OF_TEACHERS = (
+    Column('agreement', 'says what its student says (%)', 100.0),
+    *(column for column in OTHERS if column.metric.startswith(CALIBRATION)),
+)
 AHEAD, BEHIND = '▲', '▼'
 
 #: Numbers of each method's runs, by seed.
@@ -191,6 +196,26 @@ class Summary:
             sign = found.sign if found else 0
             rows.append(Row(cells, is_emphasised(method), sign))
         return rows
+
+    def teachers(self) -> List[Row]:
+        """Return the header and a row for each self-teacher, or nothing.
+
+        A self-teacher that knows no more than its student cannot teach it much.
+        """
+        rows = []
+        for method in [PLAIN, *self.differences]:
+            runs = list(self.results.get(method, {}).values())
+            teachers = [run.get('self_teacher') for run in runs]
+            if not teachers or not all(teachers):
+                continue
+            scores = [dict(metrics=metrics) for metrics in teachers]
+            cells = [method, str(len(runs)), _mean_of(runs, self.quality)]
+            cells += [_mean_of(scores, c) for c in (self.quality, *OF_TEACHERS)]
+            rows.append(Row(cells, is_emphasised(method)))
+        header = ['method', 'n', f"student's {self.quality.label}"]
+        header += [f"self-teacher's {self.quality.label}"]
+        header += [column.label for column in OF_TEACHERS]
+        return [Row(header), *rows] if rows else []
 
 
 def is_emphasised(method: str) -> bool:

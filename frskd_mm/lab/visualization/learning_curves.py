@@ -37,6 +37,9 @@ class Curves(NamedTuple):
     #: Whether ``losses`` are means since the last one, as plain students log them.
     #: Distilled runs had those of single batches once.
     are_means: bool = True
+    #: Epochs at which the self-teacher was evaluated, and the metric there.
+    teacher_epochs: Tuple[int, ...] = ()
+    teacher_metrics: Tuple[float, ...] = ()
 
 
 def read_curves(path: str, metric: str, scale: float = 1.0) -> Curves:
@@ -59,6 +62,8 @@ def read_curves(path: str, metric: str, scale: float = 1.0) -> Curves:
             lines = [json.loads(line) for line in file]
     training = [line for line in lines if 'loss' in line]
     evaluation = [line for line in lines if metric in line]
+    of_teacher = f'self_teacher/{metric}'
+    teacher = [line for line in lines if of_teacher in line]
     if not evaluation:
         names = sorted({name for line in lines for name in line})
         raise ValueError(f'{path} has no {metric!r}. It has: {", ".join(names)}.')
@@ -73,6 +78,8 @@ def read_curves(path: str, metric: str, scale: float = 1.0) -> Curves:
         metrics=[scale * line[metric] for line in evaluation],
         by_epoch=any('epoch' in line for line in training),
         are_means=not any(ONE_BATCH in line for line in training),
+        teacher_epochs=tuple(line['step'] for line in teacher),
+        teacher_metrics=tuple(scale * line[of_teacher] for line in teacher),
     )
 
 
@@ -86,7 +93,7 @@ def draw_learning_curves(
     """Draw training loss and metric of several methods.
 
     Thick lines are means over seeds where all were logged, thin ones single seeds,
-    drawn for up to 8 methods.
+    drawn for up to 8 methods. Dotted is what the self-teachers themselves score.
 
     Args:
         runs: Curves of each seed, by the method's name for the legend.
@@ -111,6 +118,11 @@ def draw_learning_curves(
             label = f'{name} ({len(curves)} seeds)' if len(curves) > 1 else name
             mean = mean_curve(curves)
             axes.plot(*mean, dashes, color=colour, label=as_label(label))
+        teachers = [(s.teacher_epochs, s.teacher_metrics) for s in seeds]
+        if all(epochs for epochs, _ in teachers):
+            label = as_label(f'{name}, its self-teacher')
+            line = mean_curve(teachers)
+            right.plot(*line, ':', marker='.', color=colour, linewidth=1, label=label)
     for colour, (name, value) in zip(COLOURS[len(runs) :], (levels or {}).items()):
         right.axhline(value, color=colour, linestyle='--', label=as_label(name))
     loss_label = "student's own training loss"
@@ -129,7 +141,7 @@ def draw_learning_curves(
 
 
 def mean_curve(
-    curves: Sequence[Tuple[List[int], List[float]]],
+    curves: Sequence[Tuple[Sequence[int], Sequence[float]]],
 ) -> Tuple[List[int], List[float]]:
     """Return the mean of curves (x, y) at the points that all of them have.
 

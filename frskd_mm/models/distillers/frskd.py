@@ -236,6 +236,11 @@ class FRSKD(TeachingDistiller):
         twin_pass.preacts = preacts
         return twin_pass
 
+    @property
+    def predicts_without_labels(self) -> bool:
+        """Whether :meth:`predict` can be used: not if labels are all it goes by."""
+        return self.guidance is None or self.guidance.can_be_left_out
+
     def predict(
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
     ) -> Any:
@@ -244,7 +249,7 @@ class FRSKD(TeachingDistiller):
         Raises:
             TypeError: If it cannot do without labels.
         """
-        if self.guidance is not None and not self.guidance.can_be_left_out:
+        if not self.predicts_without_labels:
             raise TypeError(
                 f'The self-teacher of {type(self.guidance).__name__} knows what it is '
                 'told by labels, and cannot predict without them. Test the student, '
