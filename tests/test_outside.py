@@ -166,7 +166,13 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.parametrize('name', SCRIPTS)
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow if name.endswith('of-fpn') else ())
+    for name in SCRIPTS
+]
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_necks_work_in_plain_models(name, tmp_path, repo):
     host, shape = SCRIPTS[name]
     script = tmp_path / 'train.py'

@@ -29,7 +29,10 @@ Grid = namedtuple('Grid', 'runs out columns')
 @pytest.fixture(
     scope='module',
     params=[
-        ('fcn_r18-c16_digit-scenes', {'mIoU (%)': ('mIoU', 1.0)}),
+        pytest.param(
+            ('fcn_r18-c16_digit-scenes', {'mIoU (%)': ('mIoU', 1.0)}),
+            marks=pytest.mark.slow,
+        ),
         (
             'retinanet_r18-c16_digit-scenes',
             {

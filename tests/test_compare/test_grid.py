@@ -136,7 +136,10 @@ def test_a_killed_run_goes_on_from_its_checkpoint(grid):
     assert sorted(set(killed)) == killed
 
 
-@pytest.mark.parametrize(('left', 'resumed'), [('epoch_2', 2), (None, 0)])
+@pytest.mark.parametrize(
+    ('left', 'resumed'),
+    [('epoch_2', 2), pytest.param(None, 0, marks=pytest.mark.slow)],
+)
 def test_a_run_goes_on_although_its_last_checkpoint_is_gone(
     grid, tmp_path, left, resumed
 ):

@@ -154,6 +154,7 @@ def test_processes_wait_for_the_download(tmp_path, complete_test_split):
     assert load_in_two_processes(tmp_path, archive, md5) == ['10000', '10000']
 
 
+@pytest.mark.slow
 def test_a_failed_download_ends_all_processes(tmp_path):
     found = load_in_two_processes(tmp_path, tmp_path / 'absent.tar.gz')
     assert re.match('FileNotFoundError: .*download from .* failed', found[0])

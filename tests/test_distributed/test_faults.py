@@ -56,7 +56,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize('frozen', [0, 1])
+@pytest.mark.parametrize('frozen', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_frozen_process_ends_the_others(tmp_path, frozen):
     processes = start(
         tmp_path / 'run',
@@ -141,13 +141,15 @@ runpy.run_path('tools/train.py', run_name='__main__')
     ('what', 'rule', 'first', 'second'),
     [
         ('term', 'stop', 'a term of another process', 'student.loss'),
-        ('term', 'skip', 'a term of another process', 'student.loss'),
+        pytest.param(
+            *('term', 'skip', 'a term of another process', 'student.loss'),
+            marks=pytest.mark.slow,
+        ),
         # DDP has spread it already.
-        (
-            'gradient',
-            'skip',
-            'the gradient of distiller.',
-            'the gradient of distiller.',
+        pytest.param(
+            *('gradient', 'skip'),
+            *['the gradient of distiller.'] * 2,
+            marks=pytest.mark.slow,
         ),
     ],
 )

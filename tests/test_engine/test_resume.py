@@ -40,11 +40,12 @@ def resume_from(name, whole, folder, options):
     [
         # 5 steps an epoch: within the first one, at its end, within the second.
         (ITERATIONS, 10, (3, 6)),
-        ({**ITERATIONS, **NO_SEEDS}, 10, (3,)),
-        (
+        pytest.param({**ITERATIONS, **NO_SEEDS}, 10, (3,), marks=pytest.mark.slow),
+        pytest.param(
             {**ITERATIONS, **NO_SEEDS, 'train_dataloader.num_workers': 2},
             10,
             (6,),
+            marks=pytest.mark.slow,
         ),
         (
             {
@@ -56,9 +57,19 @@ def resume_from(name, whole, folder, options):
             10,
             (6,),
         ),
-        ({**ITERATIONS, 'default_hooks.checkpoint.interval': 5}, 10, (5,)),
+        pytest.param(
+            {**ITERATIONS, 'default_hooks.checkpoint.interval': 5},
+            10,
+            (5,),
+            marks=pytest.mark.slow,
+        ),
         # The loop of iterations: over a finite sampler, and an infinite one.
-        ({**ITERATIONS, **NO_SEEDS, **ITERATION_LOOP}, 12, (6,)),
+        pytest.param(
+            {**ITERATIONS, **NO_SEEDS, **ITERATION_LOOP},
+            12,
+            (6,),
+            marks=pytest.mark.slow,
+        ),
         (
             {
                 **ITERATIONS,

@@ -253,6 +253,7 @@ def record_of(folder, family):
     return json.loads((folder / 'records' / 'frskd' / f'{family}.json').read_text())
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(tried):
     folder, _, (first, second) = tried
     assert '1/1 ' in first
@@ -272,6 +273,7 @@ def test_a_run_goes_on_where_it_stopped(tried):
     assert record_of(folder, 'wrn')['outcome'] == WORKS
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_too_much_memory_is_cut_off(tried):
     folder, *_ = tried
     record = record_of(folder, 'huge')
@@ -279,6 +281,7 @@ def test_a_model_that_takes_too_much_memory_is_cut_off(tried):
     assert "can't allocate memory" in record['error']
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_too_long_is_cut_off(tried):
     folder, run, _ = tried
     run('--only', 'RetinaNet', '--again', '--timeout', '0.01')

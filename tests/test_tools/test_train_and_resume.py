@@ -66,7 +66,9 @@ def uninterrupted(tmp_path_factory):
     return final_state(work_dir)
 
 
-@pytest.mark.parametrize('kind', [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    'kind', [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_interrupted_run_ends_with_the_same_weights(tmp_path, uninterrupted, kind):
     process = train(tmp_path / 'run', wait=False)
     output = tmp_path / 'run/out.txt'
