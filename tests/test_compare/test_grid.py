@@ -283,7 +283,7 @@ def test_report_has_every_part(grid, failed, out):
     for picture in ('learning_curves.png', 'reliability.png'):
         assert (out / picture).stat().st_size > 10_000
         assert picture in markdown
-    assert page.count('src="data:image/png;base64,') == 3
+    assert page.count('src="data:image/png;base64,') == 4
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 

@@ -182,8 +182,9 @@ def test_the_picture_is_sorted_and_coloured_by_the_corrected_interval(
         'savefig',
         lambda self, *a, **b: figures.append(self) or save(self, *a, **b),
     )
-    picture, results = summary_sections(digits, digits.table(0), str(tmp_path))
-    assert (picture.picture, results.title) == ('differences.png', 'Results')
+    sections = summary_sections(digits, digits.table(0), str(tmp_path))
+    assert [s.title for s in sections] == ['Gain and cost', 'Results', 'Pareto set']
+    assert sections[0].picture == 'differences.png'
     (axes,) = figures[0].axes
     labels = axes.get_yticklabels()
     names = [label.get_text() for label in labels]

@@ -90,17 +90,21 @@ class Summary:
         found = paired_differences(values)
         return dict(sorted(found.items(), key=lambda item: -item[1].mean))
 
-    def cost(self, method: str, key: str = 'step_seconds', factor: float = 1.0) -> str:
+    def cost(self, method: str, key: str = 'step_seconds') -> str:
         """Return the mean of a cost over that of the plain student, as '×1.34'."""
-        pairs = self.pairs[method]
-        if not pairs:
-            return '–'
-        ratio = np.mean([own[key] / plain[key] for own, plain in pairs])
-        return f'×{factor * ratio:.2f}'
+        return _times(self._ratio(method, key)) if self.pairs[method] else '–'
 
     def time(self, method: str) -> str:
         """Return the time of a training over that of the plain student."""
-        return self.cost(method, factor=split_length(method)[1])
+        return _times(self.time_ratio(method)) if self.pairs[method] else '–'
+
+    def time_ratio(self, method: str) -> float:
+        """Return the same as a number; the method must have pairs of seeds."""
+        return split_length(method)[1] * self._ratio(method, 'step_seconds')
+
+    def _ratio(self, method: str, key: str) -> float:
+        pairs = self.pairs[method]
+        return float(np.mean([own[key] / plain[key] for own, plain in pairs]))
 
     def verdict(self) -> str:
         """Say in one sentence which methods are shown to differ, and at what cost."""
@@ -221,6 +225,10 @@ class Summary:
 def is_emphasised(method: str) -> bool:
     """Whether a method is what others are looked at beside."""
     return method == PLAIN or split_length(method)[0] in MAIN_METHODS
+
+
+def _times(ratio: float) -> str:
+    return f'×{ratio:.2f}'
 
 
 def _values(results: Sequence[dict], column: Column) -> List[float]:

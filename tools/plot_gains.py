@@ -1,0 +1,94 @@
+"""Show gains along a regime: ``python tools/plot_gains.py --at VALUE RESULTS ...``.
+
+Takes the ``results.json`` of several comparisons that differ in one thing, such as
+images a class or epochs.
+"""
+
+import argparse
+import json
+from typing import Any, Dict, List, Tuple
+
+from frskd_mm.lab.compare.summary import Summary
+from frskd_mm.lab.outputs import check_output
+from frskd_mm.lab.statistics import Difference
+from frskd_mm.lab.tables import markdown_table
+from frskd_mm.lab.visualization.gains import draw_gains_along
+from frskd_mm.utils.command import CommandParser, run_command
+
+
+def main() -> None:
+    """Print the differences as a table and draw them."""
+    parser = CommandParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--at',
+        nargs=2,
+        action='append',
+        required=True,
+        metavar=('VALUE', 'RESULTS'),
+        help='where a comparison stands, a number, and its results.json; repeat it',
+    )
+    parser.add_argument('--along', required=True, help='what the numbers are')
+    parser.add_argument('--methods', help='names with commas between (default: all)')
+    parser.add_argument('--metric', help='quality, as compare has it')
+    parser.add_argument('--out', help='PNG to write')
+    args = parser.parse_args()
+    check_output('--out', args.out, picture=True)
+    try:
+        places = [(float(value), read_summary(path, args)) for value, path in args.at]
+    except ValueError as error:
+        parser.error(f'--at: {error}')
+    places.sort(key=lambda place: place[0])
+    names = args.methods.split(',') if args.methods else _names(places)
+    series: Dict[str, List[Tuple[float, Difference]]] = {
+        name: [
+            (value, summary.differences[name])
+            for value, summary in places
+            if name in summary.differences
+        ]
+        for name in names
+    }
+    missing = [name for name, points in series.items() if not points]
+    if missing:
+        parser.error(
+            f'--methods: no comparison has {", ".join(missing)} beside the plain '
+            f'student. They have: {", ".join(_names(places))}.'
+        )
+    rows = [[args.along, *names]]
+    for value, _ in places:
+        found = {name: dict(points).get(value) for name, points in series.items()}
+        rows.append([f'{value:g}', *(_cell(found[name]) for name in names)])
+    print(markdown_table(rows))
+    if args.out:
+        label = f'difference in {places[0][1].quality.label}'
+        draw_gains_along(series, args.along, label, args.out)
+        print(f'\n{args.out}')
+
+
+def read_summary(path: str, args: argparse.Namespace) -> Summary:
+    """Return what a comparison's numbers say."""
+    with open(path, encoding='utf-8') as file:
+        runs = json.load(file)
+    results: Dict[str, Dict[int, Dict[str, Any]]] = {}
+    for run in runs:
+        results.setdefault(run['method'], {})[run['seed']] = run
+    return Summary(results, list(results), args.metric)
+
+
+def _names(places: List[Tuple[float, Summary]]) -> List[str]:
+    found = (name for _, summary in places for name in summary.differences)
+    return list(dict.fromkeys(found))
+
+
+def _cell(found: Any) -> str:
+    if found is None:
+        return '–'
+    if found.n < 2:
+        return f'{found.mean:+.2f} (n=1)'
+    low, high = found.mean - found.half, found.mean + found.half
+    return f'{found.mean:+.2f} [{low:+.2f}, {high:+.2f}] (n={found.n})'
+
+
+if __name__ == '__main__':
+    run_command(main)
