@@ -7,4 +7,5 @@ model = dict(
     backbone=dict(_delete_=True, type='frskd_mm.EfficientNetLite', arch='lite0'),
     decode_head=dict(in_channels=[24, 40, 112, 320]),
 )
-optim_wrapper = dict(optimizer=dict(lr=0.01, nesterov=True))
+# Chosen on the validation split at 160x120, of 0.01 to 0.8.
+optim_wrapper = dict(optimizer=dict(lr=0.4, nesterov=True))
