@@ -112,7 +112,7 @@ def differences(data):
         by_method.setdefault(run['method'], {})[run['seed']] = accuracy
     plain = by_method.pop('none')
     return {
-        method: np.array([seeds[seed] - plain[seed] for seed in sorted(plain)])
+        method: np.array([seeds[seed] - plain[seed] for seed in sorted(seeds)])
         for method, seeds in by_method.items()
     }
 
@@ -134,6 +134,6 @@ def test_the_corrected_table_is_that_of_the_results():
         half = stats.t.ppf(1 - 0.025 / number, len(values) - 1) * stats.sem(values)
         mean = values.mean()
         assert difference == f'{mean:+.2f}'
-        assert p == (f'{value:.3f}' if value >= 0.001 else '<0.001')
-        assert corrected == f'{min(1, value * number):.3f}'
+        for shown, exact in ((p, value), (corrected, min(1, value * number))):
+            assert shown == (f'{exact:.3f}' if exact >= 0.001 else '<0.001')
         assert interval == f'[{mean - half:+.1f}, {mean + half:+.1f}]'
