@@ -105,7 +105,7 @@ def test_report_has_curves_and_no_calibration(grid):
     table = write_report(grid.runs, str(grid.out), '')
     assert 'ECE' not in table
     page = (grid.out / 'report.html').read_text()
-    assert page.count('src="data:image/png;base64,') == 2  # no reliability diagram
+    assert page.count('src="data:image/png;base64,') == 3  # no reliability diagram
     assert 'Not drawn' not in page
     assert (grid.out / 'learning_curves.png').stat().st_size > 10_000
 
