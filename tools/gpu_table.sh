@@ -21,6 +21,8 @@
 #     RECIPES   ("paper strong")
 #     METHODS   (ce,label-smoothing,frskd,frskd-attached)
 #     EPOCHS    (200; the schedules are made for it)
+#     STEPS     measured by bench (50)
+#     OPTIONS   config values for all trainings, key=value (none)
 #     DEVICE    cuda, or cpu to try the script out (cuda)
 #     OUT       folder of the runs and their reports (work_dirs/gpu_table)
 set -euo pipefail

@@ -5,10 +5,9 @@ images a class or epochs.
 """
 
 import argparse
-import json
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
-from frskd_mm.lab.compare.summary import Summary
+from frskd_mm.lab.compare.summary import Summary, read_results
 from frskd_mm.lab.outputs import check_output
 from frskd_mm.lab.statistics import Difference
 from frskd_mm.lab.tables import markdown_table
@@ -36,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     check_output('--out', args.out, picture=True)
     try:
-        places = [(float(value), read_summary(path, args)) for value, path in args.at]
+        places = [(float(at), _summary(path, args.metric)) for at, path in args.at]
     except ValueError as error:
         parser.error(f'--at: {error}')
     places.sort(key=lambda place: place[0])
@@ -66,14 +65,9 @@ def main() -> None:
         print(f'\n{args.out}')
 
 
-def read_summary(path: str, args: argparse.Namespace) -> Summary:
-    """Return what a comparison's numbers say."""
-    with open(path, encoding='utf-8') as file:
-        runs = json.load(file)
-    results: Dict[str, Dict[int, Dict[str, Any]]] = {}
-    for run in runs:
-        results.setdefault(run['method'], {})[run['seed']] = run
-    return Summary(results, list(results), args.metric)
+def _summary(path: str, metric: Optional[str]) -> Summary:
+    results = read_results(path)
+    return Summary(results, list(results), metric)
 
 
 def _names(places: List[Tuple[float, Summary]]) -> List[str]:

@@ -1,5 +1,6 @@
 """What a comparison's numbers say: its table and one sentence."""
 
+import json
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
@@ -29,6 +30,16 @@ AHEAD, BEHIND = '▲', '▼'
 
 #: Numbers of each method's runs, by seed.
 Results = Dict[str, Dict[int, Dict[str, Any]]]
+
+
+def read_results(path: str) -> Results:
+    """Read the numbers of a comparison's runs from its ``results.json``."""
+    with open(path, encoding='utf-8') as file:
+        runs = json.load(file)
+    results: Results = {}
+    for run in runs:
+        results.setdefault(run['method'], {})[run['seed']] = run
+    return results
 
 
 class Row(NamedTuple):

@@ -2,6 +2,8 @@
 
 from typing import Collection, Dict, List, Mapping, Sequence, Tuple
 
+import numpy as np
+
 from frskd_mm.lab.statistics import Difference
 
 from .differences import COLOURS as BY_SIGN
@@ -120,7 +122,7 @@ def draw_gains_along(
         axes.errorbar(
             places,
             [found.mean for _, found in points],
-            yerr=[half if half == half else 0.0 for half in halves],
+            yerr=np.nan_to_num(halves),  # one seed has no interval
             color=COLOURS[number % len(COLOURS)],
             capsize=3,
             fmt='o-',
