@@ -2,14 +2,15 @@
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Dict, Optional, Sequence, Tuple, cast
+from typing import Any, Dict, List, Optional, Sequence, Tuple, cast
 
 import torch
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.arguments import check_arguments, length, one_of
+from frskd_mm.utils.arguments import at_least, check_arguments, length, one_of
 from frskd_mm.utils.optional import require_packages
 
 ARCHS = ('lite0', 'lite1', 'lite2')
@@ -66,6 +67,12 @@ class EfficientNetLite(BaseModule):
             and 32, are returned. Defaults to (1, 2, 3, 4), with 24, 40, 112 and 320
             channels for lite0 and lite1.
         pretrained (bool): Start from the weights of ImageNet. Defaults to True.
+        frozen_stages (int): Stages that keep their weights and the statistics of
+            their norms, the stem among them: -1 freezes nothing, 0 the stem, k the
+            stem and the first k of seven stages, of which two end at stride 4, three
+            at 8, five at 16. Defaults to -1.
+        norm_eval (bool): Every batch norm keeps the statistics that it has, as is
+            usual for small batches. Defaults to False.
         init_cfg (dict, optional): As of any module of MMEngine.
 
     Raises:
@@ -73,12 +80,16 @@ class EfficientNetLite(BaseModule):
         ValueError: If an argument is out of range.
     """
 
-    @check_arguments(arch=one_of(*ARCHS), out_indices=length(1))
+    @check_arguments(
+        arch=one_of(*ARCHS), out_indices=length(1), frozen_stages=at_least(-1)
+    )
     def __init__(
         self,
         arch: str = 'lite0',
         out_indices: Sequence[int] = (1, 2, 3, 4),
         pretrained: bool = True,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -101,6 +112,31 @@ class EfficientNetLite(BaseModule):
         # Stages are counted from 1; the first is the one after the stem.
         last_stage = self.timm_model.feature_info[indices[-1]]['stage']
         del self.timm_model.blocks[last_stage:]
+        if frozen_stages > len(self.timm_model.blocks):
+            raise ValueError(
+                f'EfficientNetLite has {len(self.timm_model.blocks)} stages up to the '
+                f'last map of out_indices={indices}, got frozen_stages={frozen_stages}.'
+            )
+        self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+
+    def _frozen_modules(self) -> List[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        model = self.timm_model
+        return [model.conv_stem, model.bn1, *model.blocks[: self.frozen_stages]]
+
+    def train(self, mode: bool = True) -> 'EfficientNetLite':
+        """Change to training or evaluation; what is frozen stays in evaluation."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def init_weights(self) -> None:
         """Initialise, then load the weights of ImageNet if they are wanted."""

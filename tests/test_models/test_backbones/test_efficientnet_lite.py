@@ -107,6 +107,28 @@ def test_without_pretraining_no_weights_are_read(monkeypatch):
     EfficientNetLite(pretrained=False).init_weights()
 
 
+@pytest.mark.parametrize('frozen', [-1, 0, 2])
+def test_frozen_stages_get_no_gradients_and_keep_their_statistics(frozen):
+    backbone = EfficientNetLite(pretrained=False, frozen_stages=frozen)
+    backbone.train(False).train()
+    before = {name: value.clone() for name, value in backbone.named_buffers()}
+    sum(m.mean() for m in backbone(torch.randn(2, 3, 32, 32))).backward()
+    kept = {name for name, p in backbone.named_parameters() if p.grad is None}
+    kept |= {n for n, value in backbone.named_buffers() if value.equal(before[n])}
+    parts = ['conv_stem', 'bn1', *(f'blocks.{stage}' for stage in range(frozen))]
+    prefixes = tuple(f'timm_model.{part}.' for part in parts) if frozen >= 0 else ()
+    assert kept == {n for n in backbone.state_dict() if n.startswith(prefixes)}
+
+
+def test_norm_eval_keeps_all_statistics():
+    backbone = EfficientNetLite(pretrained=False, norm_eval=True).train()
+    before = {name: value.clone() for name, value in backbone.named_buffers()}
+    sum(m.mean() for m in backbone(torch.randn(2, 3, 32, 32))).backward()
+    for name, value in backbone.named_buffers():
+        assert torch.equal(value, before[name]), name
+    assert all(p.grad is not None for p in backbone.parameters())
+
+
 def test_the_state_dict_is_that_of_the_hosts_backbone():
     host = MODELS.build(
         dict(
@@ -145,6 +167,11 @@ def test_a_method_keeps_the_pretrained_student(method):
         (dict(out_indices=(1, 5)), r'rise within 0 to 4, got \(1, 5\)'),
         (dict(out_indices=(3, 2)), r'rise within 0 to 4, got \(3, 2\)'),
         (dict(out_indices=()), 'out_indices .*must be a list of 1 or more'),
+        (dict(frozen_stages=-2), 'frozen_stages .*must be >= -1'),
+        (
+            dict(frozen_stages=4, out_indices=(1, 2), pretrained=False),
+            r'has 3 stages .*out_indices=\(1, 2\), got frozen_stages=4',
+        ),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments, message):
