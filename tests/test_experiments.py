@@ -95,6 +95,8 @@ CLAIMS = {
     'finetune/efficientnet-lite0_cifar100-50-per-class-validation.py': CLASSIFIER,
     'finetune/efficientnet-lite0_cifar100-50-per-class.py': CLASSIFIER,
     'finetune/efficientnet-lite0_cifar100-validation.py': CLASSIFIER,
+    'finetune/efficientnet-lite0_fashion-mnist-500-validation.py': CLASSIFIER,
+    'finetune/efficientnet-lite0_fashion-mnist-500.py': CLASSIFIER,
     'finetune/fcn_efficientnet-lite0_1xb8-30e_camvid-160x120-validation.py': SEGMENTOR,
     'finetune/fcn_efficientnet-lite0_1xb8-30e_camvid-160x120.py': SEGMENTOR,
     'finetune/fcn_efficientnet-lite0_1xb8-30e_camvid-240x180.py': SEGMENTOR,
