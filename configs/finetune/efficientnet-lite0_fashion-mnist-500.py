@@ -69,9 +69,10 @@ test_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
 test_evaluator = val_evaluator
-# The rate was chosen on validation data, of 0.003, 0.01 and 0.03.
+# On validation data 0.01 and 0.03 are alike for the plain student, and 0.003 is worse.
+# At 0.03 FRSKD, attached, diverges.
 optim_wrapper = dict(
-    optimizer=dict(type='SGD', lr=0.03, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, end=1, convert_to_iter_based=True),
