@@ -12,7 +12,12 @@ from frskd_mm.models.passes import Pass
 from frskd_mm.models.self_teacher import SelfTeacher
 from frskd_mm.models.tasks.levels import Levels, StageNames
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments
+from frskd_mm.utils.arguments import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    at_least,
+    check_arguments,
+)
 from frskd_mm.utils.model import class_of
 from frskd_mm.utils.progress import training_progress
 
@@ -51,6 +56,12 @@ class FRSKD(TeachingDistiller):
             code, lets them train the student's backbone. Defaults to True.
         self_teacher_loss_weight (float): Factor on L_task(z_t, y).
             Defaults to 1.0.
+        student_factor (float): Factor on all gradients that reach the student, those
+            of its own loss among them; the self-teacher learns as before. The terms
+            add up to several times the gradient of plain training, which a learning
+            rate tuned for that may not bear with SGD: 1 / 3 brings them near to it.
+            The student's terms are logged times this. A shared head learns from both
+            kinds of maps, and is scaled for its student's alone. Defaults to 1.0.
         interval (int): The self-teacher runs on every so many iterations, from
             the first one on, and all three terms beside the student's are
             multiplied by it there, so that their sum over the training is
@@ -98,6 +109,7 @@ class FRSKD(TeachingDistiller):
 
     @check_arguments(
         self_teacher_loss_weight=NOT_NEGATIVE,
+        student_factor=POSITIVE,
         interval=at_least(1),
         input_size=at_least(1),
     )
@@ -110,6 +122,7 @@ class FRSKD(TeachingDistiller):
         feature_loss: dict,
         detach_inputs: bool = True,
         self_teacher_loss_weight: float = 1.0,
+        student_factor: float = 1.0,
         interval: int = 1,
         weight_schedule: Optional[dict] = None,
         source: Optional[str] = None,
@@ -123,6 +136,7 @@ class FRSKD(TeachingDistiller):
         super().__init__(student, weight_schedule, cross_head)
         self.detach_inputs = detach_inputs
         self.self_teacher_loss_weight = self_teacher_loss_weight
+        self.student_factor = student_factor
         self.interval = interval
         self.soft_label = MODELS.build(soft_label)
         self.self_teacher = SelfTeacher(
@@ -182,8 +196,10 @@ class FRSKD(TeachingDistiller):
         student_pass = self.run_student(
             student, inputs, data_samples, self.levels, self.preact
         )
-        if not self.is_active or not self.is_due():
+        if not self.is_active:
             return student_pass.losses
+        if not self.is_due():
+            return scale_losses(student_pass.losses, self.student_factor)
         teacher_pass = self.run_self_teacher(student, student_pass, data_samples)
         return self.four_terms(student_pass, teacher_pass, data_samples)
 
@@ -192,13 +208,16 @@ class FRSKD(TeachingDistiller):
     ) -> Dict[str, Tensor]:
         """Put the loss together from the two passes, in the paper's order."""
         weight = self.self_teacher_loss_weight
-        terms = {
-            **with_prefix('self_teacher', teacher.losses, factor=weight),
+        distilled = {
             **self.soft_label_term(student, teacher, data_samples),
             **self.feature_term(student, teacher, data_samples),
         }
+        terms = {
+            **with_prefix('self_teacher', teacher.losses, factor=weight),
+            **scale_losses(distilled, self.student_factor),
+        }
         return {
-            **student.losses,
+            **scale_losses(student.losses, self.student_factor),
             **scale_losses(terms, self.interval),
             **self.task.metrics(student, teacher, data_samples),
         }
@@ -218,6 +237,8 @@ class FRSKD(TeachingDistiller):
         self_teacher, feats = self.self_teacher, student_pass.feats
         if self.detach_inputs:
             feats = tuple(feat.detach() for feat in feats)
+        elif self.student_factor != 1.0:
+            feats = tuple(scale_gradient(feat, self.student_factor) for feat in feats)
         if self.guidance is not None:
             drawn = self.task.draw_labels(student, data_samples, feats, self.guidance)
             feats = self.guidance(feats, drawn)
@@ -259,3 +280,9 @@ class FRSKD(TeachingDistiller):
             return self.task.predict(
                 student, self.levels, self.self_teacher, inputs, data_samples
             )
+
+
+def scale_gradient(feat: Tensor, factor: float) -> Tensor:
+    """Return equal values through which a gradient passes times ``factor``."""
+    constant = feat.detach()
+    return constant + factor * (feat - constant)

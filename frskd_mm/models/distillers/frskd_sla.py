@@ -77,6 +77,11 @@ class FRSKDSLA(FRSKD):
                 'FRSKDSLA has no interval: its joint heads train in every iteration. '
                 'Remove interval from the distiller, or use FRSKD.'
             )
+        if self.student_factor != 1.0:
+            raise ValueError(
+                'FRSKDSLA has no student_factor: its joint heads train with the '
+                'student. Lower the learning rate instead, or use FRSKD.'
+            )
         if kwargs.get('shared_head'):
             raise ValueError(
                 'FRSKDSLA has no shared_head: its self-teacher has a joint head of its '

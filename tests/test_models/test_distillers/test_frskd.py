@@ -394,14 +394,55 @@ def test_a_training_with_an_interval_counts_its_iterations(tmp_path):
     assert steps == [iteration % 3 == 0 for iteration in range(20)]
 
 
-def test_sla_has_no_interval():
+@pytest.mark.parametrize('setting', [dict(interval=2), dict(student_factor=0.5)])
+def test_sla_does_without_what_does_not_suit_its_joint_heads(setting):
     cfg = dict(
         type='frskd_mm.Distilled',
         student=toy_student_cfg(),
-        distiller={**toy_frskd_cfg(interval=2), 'type': 'frskd_mm.FRSKDSLA'},
+        distiller={**toy_frskd_cfg(**setting), 'type': 'frskd_mm.FRSKDSLA'},
     )
-    with pytest.raises(ValueError, match='FRSKDSLA has no interval'):
+    with pytest.raises(ValueError, match=f'FRSKDSLA has no {next(iter(setting))}'):
         ROOT_MODELS.build(cfg)
+
+
+def gradients_of_a_step(iteration=0, **frskd):
+    MessageHub.get_current_instance().update_info('iter', iteration)
+    torch.manual_seed(4)
+    model = toy_distilled(**frskd)
+    model.parse_losses(model(**toy_batch(), mode='loss'))[0].backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize('detach_inputs', [True, False])
+def test_the_students_factor_is_on_all_gradients_of_the_student_alone(detach_inputs):
+    whole = gradients_of_a_step(detach_inputs=detach_inputs)
+    third = gradients_of_a_step(detach_inputs=detach_inputs, student_factor=1 / 3)
+    for name, gradient in whole.items():
+        factor = 1 if name.startswith('distiller.') else 1 / 3
+        torch.testing.assert_close(third[name], factor * gradient, msg=name)
+
+
+def test_the_students_factor_also_acts_where_the_self_teacher_rests():
+    whole = gradients_of_a_step(iteration=1, interval=2)
+    half = gradients_of_a_step(iteration=1, interval=2, student_factor=0.5)
+    for name, gradient in whole.items():
+        if name.startswith('distiller.'):
+            assert gradient is None and half[name] is None
+        else:
+            torch.testing.assert_close(half[name], gradient / 2, msg=name)
+
+
+def test_the_students_factor_changes_no_values():
+    torch.manual_seed(4)
+    whole = toy_distilled(detach_inputs=False)(**toy_batch(), mode='loss')
+    torch.manual_seed(4)
+    scaled = toy_distilled(detach_inputs=False, student_factor=0.1)(
+        **toy_batch(), mode='loss'
+    )
+    assert torch.equal(scaled['self_teacher.loss'], whole['self_teacher.loss'])
+    assert torch.equal(scaled['student.task'], whole['student.task'])
+    for name in ('student.loss', 'loss_kd', 'loss_at'):
+        torch.testing.assert_close(scaled[name], 0.1 * whole[name])
 
 
 @pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
