@@ -190,7 +190,10 @@ def build(cfg, folder):
 def batch(cfg, model):
     """A batch of tiny images as the config's data loader and preprocessor give it."""
     if cfg.default_scope == 'mmseg':
-        return seg_toys.batch(height=64, width=64, num_classes=model.num_classes)
+        # Ignored pixels and class_weight together are an IndexError in mmseg 1.2.2.
+        return seg_toys.batch(
+            height=64, width=64, num_classes=model.num_classes, ignored=0.0
+        )
     if cfg.default_scope == 'mmdet':
         return det_toys.batch()
     samples = [
