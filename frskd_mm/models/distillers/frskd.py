@@ -59,7 +59,7 @@ class FRSKD(TeachingDistiller):
         student_factor (float): Factor on all gradients that reach the student, those
             of its own loss among them; the self-teacher learns as before. The terms
             add up to several times the gradient of plain training, which a learning
-            rate tuned for that may not bear with SGD: 1 / 3 brings them near to it.
+            rate tuned for that may not bear with SGD.
             The student's terms are logged times this. A shared head learns from both
             kinds of maps, and is scaled for its student's alone. Defaults to 1.0.
         interval (int): The self-teacher runs on every so many iterations, from
