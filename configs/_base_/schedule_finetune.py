@@ -1,4 +1,4 @@
-# For networks that start from weights of ImageNet: SGD, one epoch of warm-up and a cosine.
+# For networks with weights of ImageNet: SGD, one epoch of warm-up and a cosine.
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
 )
