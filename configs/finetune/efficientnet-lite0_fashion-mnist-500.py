@@ -73,7 +73,7 @@ test_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
 test_evaluator = val_evaluator
-# The base's rate, 0.01: on validation data the plain student does as well with it as
+# The base's rate, 0.01: on validation data the plain student does about as well as
 # with 0.03, where FRSKD, attached, diverges, and worse with 0.003.
 train_cfg = dict(by_epoch=True, max_epochs=40, val_interval=10)
 default_hooks = dict(logger=dict(interval=8))
