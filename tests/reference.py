@@ -145,16 +145,22 @@ def fuse(weight: Tensor, *maps: Tensor) -> Tensor:
 
 
 def bifpn_layer(
-    feats: Sequence[Tensor], params: LayerParams, mode: str, training: bool
+    feats: Sequence[Tensor],
+    params: LayerParams,
+    mode: str,
+    training: bool,
+    residual: bool = False,
 ) -> List[Tensor]:
-    """Return T_1 .. T_n, before the last ReLU."""
+    """Return T_1 .. T_n, before the last ReLU or without the F_i."""
     n = len(feats)
     sizes = [tuple(f.shape[2:]) for f in feats]
     lateral = [pw(feats[i], params.lateral[i], training) for i in range(n)]
     p: List[Tensor] = [None] * n  # type: ignore[list-item]
     p[n - 1] = lateral[n - 1]
     for i in reversed(range(n - 1)):
-        coarse = pw(up(relu(p[i + 1]), sizes[i], mode), params.up[i], training)
+        # P_n = L_n comes from a PW's ReLU, or from the layer before.
+        coarser = p[i + 1] if i + 1 == n - 1 else relu(p[i + 1])
+        coarse = pw(up(coarser, sizes[i], mode), params.up[i], training)
         p[i] = dw(
             fuse(params.top_down_weight[i], lateral[i], coarse),
             params.top_down[i],
@@ -165,11 +171,17 @@ def bifpn_layer(
         maps = [pw(feats[i], params.lateral2[i], training)]
         if i < n - 1:
             maps.append(relu(p[i]))
-        maps.append(pw(down(relu(t[i - 1]), sizes[i]), params.down[i], training))
+        finer = finished(feats[i - 1], t[i - 1], residual)
+        maps.append(pw(down(finer, sizes[i]), params.down[i], training))
         t.append(
             dw(fuse(params.bottom_up_weight[i], *maps), params.bottom_up[i], training)
         )
     return t
+
+
+def finished(feat: Tensor, t: Tensor, residual: bool) -> Tensor:
+    """Return what is read of T_i."""
+    return feat + t if residual else relu(t)
 
 
 def bifpn(
@@ -177,10 +189,12 @@ def bifpn(
     layers: Sequence[LayerParams],
     mode: str = 'nearest',
     training: bool = True,
+    residual: bool = False,
 ) -> List[Tensor]:
-    """Return ReLU(T_1 .. T_n) of stacked layers."""
+    """Return ReLU(T_1 .. T_n) of stacked layers, or F_i + T_i with ``residual``."""
     for params in layers:
-        feats = [relu(t) for t in bifpn_layer(feats, params, mode, training)]
+        refined = bifpn_layer(feats, params, mode, training, residual)
+        feats = [finished(feat, t, residual) for feat, t in zip(feats, refined)]
     return list(feats)
 
 

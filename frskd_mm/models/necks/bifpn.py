@@ -71,6 +71,12 @@ class BiFPN(RefiningNeck):
 
     The layers keep PyTorch's default initialisation, as in the authors' code.
 
+    With ``residual``, an extension, R_i = F_i + T_i takes the place of ReLU(T_i) at
+    each level that the bottom-up pass reaches, and the norms that end T_i begin
+    with the weight 0: at first the neck returns the maps that it is given, so that
+    the self-teacher of a pretrained student begins with what its student knows
+    instead of at random.
+
     Paper: FRSKD, CVPR 2021, https://arxiv.org/abs/2103.08273
     Source: MingiJi/FRSKD@98b87e5, classification/models/bifpn.py
 
@@ -94,6 +100,8 @@ class BiFPN(RefiningNeck):
         with_cp (bool): Recompute the maps within each P_i and T_i in the
             backward pass instead of keeping them: less memory, more time, equal
             results. Defaults to False.
+        residual (bool): Add the inputs to the refined maps, which must have their
+            channels. Defaults to False, the published neck.
         init_cfg (dict | list[dict], optional): Initialisation config.
 
     Raises:
@@ -120,6 +128,7 @@ class BiFPN(RefiningNeck):
         act_cfg: Optional[dict] = None,
         last_bottom_up: Optional[int] = None,
         with_cp: bool = False,
+        residual: bool = False,
         init_cfg: Union[dict, List[dict], None] = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -142,6 +151,14 @@ class BiFPN(RefiningNeck):
                 'levels, which takes equal channels. Give one number for all levels, '
                 'or take BiFPNc.',
             )
+        if residual and list(out_channels) != list(in_channels):
+            raise ArgumentError(
+                name,
+                'residual',
+                f'adds the inputs to the refined maps, but {name} makes '
+                f'{list(out_channels)} channels of {list(in_channels)}. Set width=1 of '
+                'BiFPNc, or out_channels of BiFPN to the channels of all inputs.',
+            )
         if last_bottom_up is not None and not 0 <= last_bottom_up < len(in_channels):
             raise ValueError(
                 f'last_bottom_up of {name} must be a level, 0 to '
@@ -161,6 +178,7 @@ class BiFPN(RefiningNeck):
                 act_cfg=act_cfg or dict(type='ReLU'),
                 bottom_up=last_bottom_up if i == num_layers - 1 else None,
                 with_cp=with_cp,
+                residual=residual,
             )
             for i in range(num_layers)
         )
@@ -169,13 +187,13 @@ class BiFPN(RefiningNeck):
     def output_norms(self) -> Optional[List[nn.Module]]:
         """The norm that ends each refined map before its activation.
 
-        None where the coarsest map has none, with ``last_bottom_up``.
+        None where the coarsest map has none, with ``last_bottom_up``, and where no
+        activation follows, with ``residual``.
         """
         layer = self.layers[-1]
-        if layer.bottom_up < layer.num_levels - 1:
+        if layer.residual or layer.bottom_up < layer.num_levels - 1:
             return None
-        convs = [layer.top_down_convs[0], *layer.bottom_up_convs]
-        return [conv[-1] for conv in convs]
+        return layer.output_norms
 
     @classmethod
     def settings_for(cls, levels_read: Sequence[int]) -> Dict[str, Any]:

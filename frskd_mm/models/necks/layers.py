@@ -214,6 +214,11 @@ class BiFPNLayer(BaseModule):
             bottom-up pass reaches; T_i = P_i beyond. Defaults to all levels.
         with_cp (bool): Whether to recompute what lies within each P_i and T_i
             in the backward pass instead of keeping it. Defaults to False.
+        residual (bool): Whether R_i = F_i + T_i takes the place of ReLU(T_i), with
+            T_i = 0 at first. Defaults to False.
+
+    Raises:
+        ValueError: If a residual layer's norms have no weight to begin at 0.
     """
 
     def __init__(
@@ -228,9 +233,11 @@ class BiFPNLayer(BaseModule):
         act_cfg: dict,
         bottom_up: Optional[int] = None,
         with_cp: bool = False,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.first = first
+        self.residual = residual
         self.with_cp = with_cp
         self.num_levels = len(in_channels)
         self.bottom_up = self.num_levels - 1 if bottom_up is None else bottom_up
@@ -267,6 +274,22 @@ class BiFPNLayer(BaseModule):
             depthwise_separable(out_channels[i], depth, **layer_cfg) for i in coarse
         )
         self.activate = build_inplace_activation(act_cfg)
+        if residual:
+            for norm in self.output_norms:
+                weight: Optional[nn.Parameter] = getattr(norm, 'weight', None)
+                if weight is None:
+                    raise ValueError(
+                        'A residual BiFPN begins with norms whose weight is 0, but '
+                        f'{norm_cfg["type"]} has none. Change norm_cfg, or remove '
+                        'residual.'
+                    )
+                nn.init.zeros_(weight)
+
+    @property
+    def output_norms(self) -> List[nn.Module]:
+        """The norms that end T_i, as far as the bottom-up pass reaches."""
+        convs = (self.top_down_convs[0], *self.bottom_up_convs)
+        return [conv[-1] for conv in convs]
 
     def forward(self, feats: Sequence[Tensor]) -> List[Tensor]:
         """Refine the maps.
@@ -275,10 +298,11 @@ class BiFPNLayer(BaseModule):
             feats: Per level (N, c_i, H_i, W_i), fine to coarse.
 
         Returns:
-            list[Tensor]: ReLU(T_i), (N, d_i, H_i, W_i).
+            list[Tensor]: ReLU(T_i) or R_i, (N, d_i, H_i, W_i).
         """
         last = self.num_levels - 1
-        # P_i is always read through the activation. P_n = L_n is activated already.
+        # P_i is always read through the activation. P_n = L_n is activated already,
+        # except that of a later residual layer, R_n.
         p = [self._lateral(last, feats[last])]
         for i in reversed(range(last)):
             p.insert(0, self._run(self._top_down, i, feats[i], p[0]))
@@ -310,19 +334,25 @@ class BiFPNLayer(BaseModule):
         return feat if weight is None else weight * feat
 
     def _top_down(self, level: int, feat: Tensor, coarser: Tensor) -> Tensor:
-        """Return ReLU(P_i) from F_i and ReLU(P_{i+1})."""
+        """Return ReLU(P_i) from F_i and ReLU(P_{i+1}), of the finest the output."""
         weight, up_weight = self.top_down_fusions[level]()
         up = self.upsamples[level](coarser, feat.shape[2:], up_weight)
         fused = self._lateral(level, feat, weight) + up
-        return self.activate(self.top_down_convs[level](fused))
+        refined = self.top_down_convs[level](fused)
+        # T_1 is P_1.
+        return self.activate(refined) if level else self._finish(refined, feat)
 
     def _bottom_up(
         self, level: int, feat: Tensor, finer: Tensor, skipped: Optional[Tensor]
     ) -> Tensor:
-        """Return ReLU(T_i) from F_i, ReLU(T_{i-1}) and ReLU(P_i), none of P_n."""
+        """Return the output from F_i, that of T_{i-1} and ReLU(P_i), none of P_n."""
         weight, *skip_weight, down_weight = self.bottom_up_fusions[level - 1]()
         down = self.downsamples[level - 1](finer, feat.shape[2:], down_weight)
         fused = self.second_laterals[level - 1](feat, weight) + down
         if skipped is not None:
             fused += skip_weight[0] * skipped
-        return self.activate(self.bottom_up_convs[level - 1](fused))
+        return self._finish(self.bottom_up_convs[level - 1](fused), feat)
+
+    def _finish(self, refined: Tensor, feat: Tensor) -> Tensor:
+        """Return what becomes of T_i."""
+        return feat + refined if self.residual else self.activate(refined)

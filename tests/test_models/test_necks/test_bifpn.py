@@ -121,11 +121,19 @@ class BiFPNContract(NeckContract):
 
     def expected(self, neck, feats, case):
         mode = case.settings.get('upsample_mode', 'nearest')
-        return reference.bifpn(feats, reference.neck_params(neck), mode, neck.training)
+        residual = case.settings.get('residual', False)
+        params = reference.neck_params(neck)
+        return reference.bifpn(feats, params, mode, neck.training, residual)
 
 
 class TestBiFPN(BiFPNContract):
     component = BiFPN
+    cases = {
+        **BiFPNContract.cases,
+        'residual': Case(
+            dict(residual=True), Maps(2, [6, 6, 6], [(9, 8), (5, 4), (3, 2)])
+        ),
+    }
 
 
 class TestBiFPNc(BiFPNContract):
@@ -138,11 +146,23 @@ class TestBiFPNc(BiFPNContract):
             )
             for width in (0.5, 1, 3)
         },
+        **{
+            f'residual_{number}_layers': Case(
+                dict(width=1, residual=True, num_layers=number),
+                Maps(2, [2, 3, 4], [(9, 8), (5, 4), (3, 2)]),
+            )
+            for number in (1, 2)
+        },
     }
     wrong_settings = [
         *BiFPNContract.wrong_settings,
         (dict(width=0), 'width of BiFPNc must be positive, got 0'),
         (dict(out_channels=16), 'no out_channels: they are width'),
+        (dict(residual=True), r'\[4, 6, 8\] channels of \[2, 3, 4\].*width=1'),
+        (
+            dict(width=1, residual=True, norm_cfg=dict(type='IN')),
+            'norms whose weight is 0, but IN has none',
+        ),
     ]
 
     @pytest.mark.parametrize('width', [0.5, 1, 3])
@@ -187,6 +207,29 @@ def test_maps_beyond_the_bottom_up_pass_are_those_of_the_top_down_pass(kind):
     assert not torch.equal(outs[1], tops[1])
     lateral = neck.layers[0].laterals[3](feats[3])
     torch.testing.assert_close(outs[3], lateral)
+
+
+@pytest.mark.parametrize('num_layers', [1, 2])
+def test_residual_neck_begins_with_the_maps_that_it_is_given(num_layers):
+    neck = BiFPNc([2, 3, 4], width=1, num_layers=num_layers, residual=True)
+    neck.init_weights()
+    feats = random_maps(2, [2, 3, 4], [(8, 8), (4, 4), (2, 2)])
+    outs = neck.double()(feats)
+    torch.testing.assert_close(outs, tuple(feats), rtol=0, atol=0)
+    # It can leave that state.
+    grads = torch.autograd.grad(
+        scalar_of(outs), [norm.weight for norm in neck.layers[-1].output_norms]
+    )
+    assert all(grad.abs().max() > 0 for grad in grads)
+
+
+@pytest.mark.parametrize('last_bottom_up', [0, 1, 2])
+def test_residual_neck_leaves_no_parameter_without_a_use(last_bottom_up):
+    """Where only the coarsest reached level is read, as a classifier does."""
+    neck = BiFPNc([2, 3, 4], width=1, residual=True, last_bottom_up=last_bottom_up)
+    feats = random_maps(2, [2, 3, 4], [(8, 8), (4, 4), (2, 2)])
+    outs = neck.double()(feats)
+    torch.autograd.grad(outs[last_bottom_up].sum(), list(neck.parameters()))
 
 
 def test_groups_of_a_norm_fit_the_channels():
