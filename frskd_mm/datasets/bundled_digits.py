@@ -7,8 +7,13 @@ import numpy as np
 from frskd_mm.utils.optional import missing_package
 
 CLASSES = tuple('0123456789')
-TRAIN_PER_CLASS = 100
-SPLITS = ('train', 'test')
+#: Images of each class, in the file's order. 'subtrain' and 'val' part 'train'.
+SPLITS = {
+    'train': slice(0, 100),
+    'test': slice(100, None),
+    'subtrain': slice(0, 70),
+    'val': slice(70, 100),
+}
 
 
 def read_digits(
@@ -18,10 +23,12 @@ def read_digits(
 
     There is no published split. Here the first 100 images of each class are
     for training and the other 797 for testing, in the file's order, which
-    keeps the images of a writer together.
+    keeps the images of a writer together. To choose settings without the test
+    images, train on the first 70 of the 100, 'subtrain', and test on the
+    other 30, 'val'.
 
     Args:
-        split: 'train' or 'test'.
+        split: 'train', 'test', 'subtrain' or 'val'.
         num_per_class: Keep only the first so many images of each class.
             Defaults to all.
 
@@ -33,7 +40,7 @@ def read_digits(
         ValueError: If an argument is out of range.
     """
     if split not in SPLITS:
-        raise ValueError(f'split must be one of {SPLITS}, got {split!r}.')
+        raise ValueError(f'split must be one of {tuple(SPLITS)}, got {split!r}.')
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -41,8 +48,7 @@ def read_digits(
     images, labels = load_digits(return_X_y=True)
     kept = []
     for label in range(len(CLASSES)):
-        indices = np.flatnonzero(labels == label)
-        indices = np.split(indices, [TRAIN_PER_CLASS])[SPLITS.index(split)]
+        indices = np.flatnonzero(labels == label)[SPLITS[split]]
         if num_per_class is not None and not 1 <= num_per_class <= indices.size:
             raise ValueError(
                 f'num_per_class must lie in [1, {indices.size}] for the {split} '

@@ -52,10 +52,11 @@ class DigitScenes:
     Digits of random size, stretch, colour and place lie on a coloured gradient
     with clutter: lines, and fragments of other digits. They may overlap; of
     each at least three quarters stay visible, and all are complete within the picture.
-    The splits are drawn from different handwritten digits.
+    'train' and 'test' are drawn from different handwritten digits, and so are
+    the parts of 'train', 'subtrain' and 'val', which serve to choose settings.
 
     Args:
-        split (str): 'train' or 'test'.
+        split (str): 'train', 'test', 'subtrain' or 'val'.
         size (int): Height and width. Defaults to 96.
         num_digits (tuple[int, int]): Fewest and most digits of a scene.
             Defaults to (1, 4).
@@ -119,7 +120,7 @@ class DigitScenes:
         Args:
             index: Any number >= 0.
         """
-        rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index))
+        rng = np.random.default_rng((self.seed, list(SPLITS).index(self.split), index))
         img = self._background(rng)
         for _ in range(rng.integers(self.clutter + 1)):
             self._draw_line(img, rng)

@@ -18,8 +18,8 @@ class DigitScenesCls(BaseDataset):
     Images are in memory, so a pipeline starts without a loading transform.
 
     Args:
-        split (str): 'train' or 'test', drawn from different handwritten digits.
-            Defaults to 'train'.
+        split (str): 'train' or 'test', or 'subtrain' and 'val' to choose settings,
+            each pair drawn from different handwritten digits. Defaults to 'train'.
         num_scenes (int): Number of scenes. Defaults to 500.
         scene (dict, optional): Settings of :class:`DigitScenes`.
         **kwargs: Other arguments of mmpretrain's ``BaseDataset``.

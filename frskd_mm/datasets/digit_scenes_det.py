@@ -23,8 +23,8 @@ class DigitScenesDet(BaseDetDataset):
     among the meta keys, and it takes the truth from there.
 
     Args:
-        split (str): 'train' or 'test', drawn from different handwritten digits.
-            Defaults to 'train'.
+        split (str): 'train' or 'test', or 'subtrain' and 'val' to choose settings,
+            each pair drawn from different handwritten digits. Defaults to 'train'.
         num_scenes (int): Number of scenes. Defaults to 500.
         scene (dict, optional): Settings of :class:`DigitScenes`.
         **kwargs: Other arguments of mmdet's ``BaseDetDataset``.

@@ -21,8 +21,8 @@ class DigitScenesSeg(BaseSegDataset):
     blurred edges of digits are ignored (label 255).
 
     Args:
-        split (str): 'train' or 'test', drawn from different handwritten digits.
-            Defaults to 'train'.
+        split (str): 'train' or 'test', or 'subtrain' and 'val' to choose settings,
+            each pair drawn from different handwritten digits. Defaults to 'train'.
         num_scenes (int): Number of scenes. Defaults to 500.
         scene (dict, optional): Settings of :class:`DigitScenes`.
         **kwargs: Other arguments of mmseg's ``BaseSegDataset``.

@@ -23,8 +23,9 @@ class Digits(BaseDataset):
     ``sklearn.datasets.load_digits`` gives it.
 
     Args:
-        split (str): 'train' (100 images a class) or 'test' (the other 797).
-            Defaults to 'train'.
+        split (str): 'train' (100 images a class), 'test' (the other 797), or the
+            parts of 'train' that serve to choose settings, 'subtrain' (70) and
+            'val' (30). Defaults to 'train'.
         num_per_class (int, optional): Keep only the first so many images of
             each class: with few of them the task gets hard. Defaults to all.
         size (int): Side that the 8x8 images are enlarged to. Defaults to 32.

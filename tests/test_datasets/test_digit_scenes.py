@@ -112,12 +112,14 @@ def test_scenes_depend_on_seed_index_and_split_alone():
 
 
 def test_splits_use_different_digits():
-    used = [
-        {digit.tobytes() for digit in DigitScenes(split).digits}
-        for split in ('train', 'test')
-    ]
-    assert len(used[0]) == 1000
-    assert not used[0] & used[1]
+    used = {
+        split: {digit.tobytes() for digit in DigitScenes(split).digits}
+        for split in ('train', 'test', 'subtrain', 'val')
+    }
+    assert len(used['train']) == 1000
+    assert not used['train'] & used['test']
+    assert used['subtrain'] | used['val'] == used['train']
+    assert not used['subtrain'] & used['val']
 
 
 @pytest.mark.parametrize(

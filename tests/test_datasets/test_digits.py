@@ -24,6 +24,17 @@ def test_splits_are_disjoint_and_complete():
     assert not {i.tobytes() for i in train} & {i.tobytes() for i in test}
 
 
+def test_subtrain_and_val_part_the_training_images_of_each_class():
+    train = read_digits('train')
+    parts = [read_digits(split) for split in ('subtrain', 'val')]
+    assert [np.bincount(labels).tolist() for _, labels in parts] == [[70] * 10, [30] * 10]
+    for label in range(10):
+        together = [images[labels == label] for images, labels in parts]
+        np.testing.assert_array_equal(
+            np.concatenate(together), train[0][train[1] == label]
+        )
+
+
 def test_labels_belong_to_the_images():
     originals = {
         np.rint(image * (255 / 16)).astype(np.uint8).tobytes(): target
@@ -73,8 +84,8 @@ def test_pipeline_packs_images_and_labels():
 
 
 def test_wrong_arguments_are_explained():
-    with pytest.raises(ValueError, match=r"one of \('train', 'test'\), got 'val'"):
-        Digits(split='val')
+    with pytest.raises(ValueError, match=r"one of \('train', .*'val'\), got 'dev'"):
+        Digits(split='dev')
     with pytest.raises(ValueError, match=r'\[1, 100\] for the train split, got 101'):
         Digits(num_per_class=101)
 
