@@ -27,7 +27,8 @@ def test_splits_are_disjoint_and_complete():
 def test_subtrain_and_val_part_the_training_images_of_each_class():
     train = read_digits('train')
     parts = [read_digits(split) for split in ('subtrain', 'val')]
-    assert [np.bincount(labels).tolist() for _, labels in parts] == [[70] * 10, [30] * 10]
+    counts = [np.bincount(labels).tolist() for _, labels in parts]
+    assert counts == [[70] * 10, [30] * 10]
     for label in range(10):
         together = [images[labels == label] for images, labels in parts]
         np.testing.assert_array_equal(
