@@ -34,6 +34,8 @@ PARTS = {
     'head.': 'head',
     'decode_head.': 'head',
     'bbox_head.': 'head',
+    'rpn_head.': 'rpn head',
+    'roi_head.': 'head',
     'auxiliary_head.': 'auxiliary head',
 }
 
@@ -73,6 +75,11 @@ DETECTOR = {
     'loss_cls': {'backbone', 'neck', 'head'},
     'loss_bbox': {'backbone', 'neck', 'head'},
 }
+TWO_STAGE_DETECTOR = {
+    'loss_rpn_cls': {'backbone', 'neck', 'rpn head'},
+    'loss_rpn_bbox': {'backbone', 'neck', 'rpn head'},
+    **DETECTOR,
+}
 FRSKD_DETECTOR = {
     **DETECTOR,
     'self_teacher.loss_cls': {'refiner', 'twin'},
@@ -87,6 +94,10 @@ CLAIMS = {
     'digits/frskd_fcn_r18-c16_digit-scenes.py': FRSKD_SEGMENTOR,
     'digits/frskd_retinanet_r18-c16_digit-scenes.py': FRSKD_DETECTOR,
     'digits/frskd_wrn10-1_digits.py': FRSKD_CLASSIFIER,
+    'digits/mask-rcnn_r18-c16_digit-scenes.py': {
+        **TWO_STAGE_DETECTOR,
+        'loss_mask': {'backbone', 'neck', 'head'},
+    },
     'digits/retinanet_r18-c16_digit-scenes.py': DETECTOR,
     'digits/wrn10-1_digits.py': CLASSIFIER,
     'finetune/efficientnet-lite0_cifar100-100-per-class.py': CLASSIFIER,
@@ -195,7 +206,7 @@ def batch(cfg, model):
             height=64, width=64, num_classes=model.num_classes, ignored=0.0
         )
     if cfg.default_scope == 'mmdet':
-        return det_toys.batch()
+        return det_toys.batch(masks=True)
     samples = [
         DataSample(metainfo=dict(sample_idx=i)).set_gt_label(torch.tensor([i % 2]))
         for i in range(4)
