@@ -27,7 +27,10 @@ TERMS = {
 }
 #: Those of one task alone.
 OWN_TERMS = {
-    'seg': {'label-assisted': {'loss_kd'}},
+    'seg': {
+        'frskd-strong': {'loss_kd', 'loss_at'},
+        'label-assisted': {'loss_kd'},
+    },
     'det': {'lgd': {'loss_lgd'}},
 }
 CASES = [
