@@ -100,16 +100,17 @@ NUMBERS = {
     'digits': 'comparisons/digits',
     'CIFAR-100': 'comparisons/cifar100',
     'fine-tuning': 'results/finetune-50',
+    'segmentation': 'results/digit-scenes-segmentation-tuned',
 }
 
 
 def differences(data):
     """Return each method's differences to the plain student, seed by seed."""
     runs = json.loads((REPO / 'docs' / NUMBERS[data] / 'results.json').read_text())
+    metric = 'mIoU' if data == 'segmentation' else 'accuracy/top1'
     by_method = {}
     for run in runs:
-        accuracy = run['metrics']['accuracy/top1']
-        by_method.setdefault(run['method'], {})[run['seed']] = accuracy
+        by_method.setdefault(run['method'], {})[run['seed']] = run['metrics'][metric]
     plain = by_method.pop('none')
     return {
         method: np.array([seeds[seed] - plain[seed] for seed in sorted(seeds)])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ NUMBERS = [
 ]
 REPORTS = [path for path in NUMBERS if (path.parent / 'report.md').exists()]
 MEAN = re.compile(r'(\d+(?:\.(\d+))?) ± \d+\.\d+')
+RECOMMENDED = ('frskd-attached', 'frskd-strong')
 INTERVAL = re.compile(r'([+-]\d+\.(\d+)) \[([+-]\d+\.\d+),\s+([+-]\d+\.\d+)\]')
 
 
@@ -40,6 +42,8 @@ def figures_of(text):
 
 def method_of(cell):
     """Which method a cell of FRSKD's column is of."""
+    if 'frskd-strong' in cell:
+        return 'frskd-strong'
     return 'frskd-attached' if 'attached' in cell or '不截断' in cell else 'frskd'
 
 
@@ -94,8 +98,9 @@ def intervals():
     """Every difference with its intervals in the numbers, rounded to their digits."""
     found = set()
     for path in NUMBERS:
-        rivals = against(path, 'frskd-attached')
-        for difference in [*read(path).differences.values(), *rivals.values()]:
+        rivals = [against(path, method) for method in RECOMMENDED]
+        differences = [read(path).differences, *rivals]
+        for difference in chain.from_iterable(d.values() for d in differences):
             for half in (difference.half, difference.corrected):
                 for digits in (1, 2):
                     ends = (
