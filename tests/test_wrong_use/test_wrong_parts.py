@@ -121,7 +121,7 @@ CASES = [
     ('AggregatedPredictionHook', 'weight', 1, 'has no argument weight'),
     ('Calibration', 'num_bins', 0, 'num_bins of Calibration must be >= 1'),
     ('Calibration', 'collect_device', 'cuda', r"one of \('cpu', 'gpu'\), got 'cuda'"),
-    ('Digits', 'split', 'val', r"split of Digits must be one of \('train', 'test'\)"),
+    ('Digits', 'split', 'dev', r"split of Digits must be one of \('train', 'test', "),
     ('Digits', 'split', 'tets', 'Did you mean test'),
     ('Digits', 'num_per_class', '10', 'a whole number or None'),
     ('Digits', 'num_per_class', 101, r'must lie in \[1, 100\]'),
