@@ -75,11 +75,6 @@ DETECTOR = {
     'loss_cls': {'backbone', 'neck', 'head'},
     'loss_bbox': {'backbone', 'neck', 'head'},
 }
-TWO_STAGE_DETECTOR = {
-    'loss_rpn_cls': {'backbone', 'neck', 'rpn head'},
-    'loss_rpn_bbox': {'backbone', 'neck', 'rpn head'},
-    **DETECTOR,
-}
 FRSKD_DETECTOR = {
     **DETECTOR,
     'self_teacher.loss_cls': {'refiner', 'twin'},
@@ -95,7 +90,9 @@ CLAIMS = {
     'digits/frskd_retinanet_r18-c16_digit-scenes.py': FRSKD_DETECTOR,
     'digits/frskd_wrn10-1_digits.py': FRSKD_CLASSIFIER,
     'digits/mask-rcnn_r18-c16_digit-scenes.py': {
-        **TWO_STAGE_DETECTOR,
+        **DETECTOR,
+        'loss_rpn_cls': {'backbone', 'neck', 'rpn head'},
+        'loss_rpn_bbox': {'backbone', 'neck', 'rpn head'},
         'loss_mask': {'backbone', 'neck', 'head'},
     },
     'digits/retinanet_r18-c16_digit-scenes.py': DETECTOR,

@@ -8,6 +8,7 @@ from frskd_mm.utils.optional import missing_package
 
 CLASSES = tuple('0123456789')
 #: Images of each class, in the file's order. 'subtrain' and 'val' part 'train'.
+#: Scenes are seeded with a split's place here, so new ones go to the end.
 SPLITS = {
     'train': slice(0, 100),
     'test': slice(100, None),
