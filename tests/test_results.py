@@ -21,7 +21,7 @@ NUMBERS = [
 REPORTS = [path for path in NUMBERS if (path.parent / 'report.md').exists()]
 MEAN = re.compile(r'(\d+(?:\.(\d+))?) ± \d+\.\d+')
 RECOMMENDED = ('frskd-attached', 'frskd-strong')
-INTERVAL = re.compile(r'([+-]\d+\.(\d+)) \[([+-]\d+\.\d+),\s+([+-]\d+\.\d+)\]')
+INTERVAL = re.compile(r'([+-]\d+\.(\d+))\s+\[([+-]\d+\.\d+),\s+([+-]\d+\.\d+)\]')
 
 
 def read(path):
