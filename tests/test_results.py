@@ -120,7 +120,7 @@ def test_intervals_in_the_readme_are_those_of_the_numbers(page):
 
 
 def test_rivals_in_the_results_are_those_of_the_numbers():
-    page = (REPO / 'docs/results.md').read_text()
+    page = (REPO / 'docs/results/fine_tuning.md').read_text()
     rows = page.split('| against |')[1].split('\n\n')[0]
     found = against(REPO / 'docs/results/finetune-50/results.json', 'frskd-attached')
     names = {'CE': 'none', '`ce@1.5`': 'none@1.5'}
