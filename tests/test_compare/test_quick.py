@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from frskd_mm.commands.compare import parse_args
 from frskd_mm.lab.compare import describe_trial, plan_quick, run_grid
@@ -17,6 +18,7 @@ OPTIONS = {
     'train_dataloader.batch_size': 10,
     'train_dataloader.dataset.num_per_class': 5,
     'val_dataloader.dataset.num_per_class': 5,
+    'test_dataloader.dataset.num_per_class': 5,
 }
 
 
@@ -41,6 +43,17 @@ def test_a_trial_trains_a_part_and_spares_the_test_data(tmp_path):
     text = describe_trial(runs, 0.25)
     assert 'After 25% of the schedule, 1 seeds, by top-1 accuracy (%)' in text
     assert 'frskd-attached: failed' in text
+
+
+@pytest.mark.parametrize('split', ['test', 'val'])
+def test_a_trial_on_the_test_data_says_so(tmp_path, caplog, split):
+    logger = MMLogger.get_instance('quick')
+    logger.addHandler(caplog.handler)
+    options = {**OPTIONS, 'val_dataloader.dataset.split': split}
+    plan_quick(CONFIG, str(tmp_path), ['ce'], [0], 0.25, options)
+    logger.removeHandler(caplog.handler)
+    said = 'val_dataloader, whose data are the test data' in caplog.text
+    assert said == (split == 'test')
 
 
 def test_another_part_in_the_same_folder_is_refused(tmp_path):

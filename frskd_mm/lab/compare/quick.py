@@ -1,10 +1,12 @@
 """A short trial of methods on a config of one's own, and what it lets expect."""
 
+import logging
 import os
 import os.path as osp
 from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from frskd_mm.engine.config import load_config
 from frskd_mm.engine.methods import PLAIN
@@ -43,8 +45,8 @@ def plan_quick(
 
     The learning rate's schedule is shortened with the training. What the methods
     are judged by is the validation data, if the config has any, so that the test
-    data stay unseen. The plain student and the plain student for 1.5 times as long
-    are always among the runs.
+    data stay unseen; a config in which both are the same is warned of. The plain
+    student and the plain student for 1.5 times as long are always among the runs.
 
     Args:
         config: Config of the plain student.
@@ -73,6 +75,14 @@ def plan_quick(
         methods = METHODS[_task(cfg)]
     _skip_validation(cfg)
     if cfg.get('val_dataloader') and cfg.get('val_evaluator'):
+        if cfg.val_dataloader.get('dataset') == cfg.test_dataloader.get('dataset'):
+            print_log(
+                'The trial judges by val_dataloader, whose data are the test data '
+                'here: what is chosen by it, is chosen on the test data. Name others '
+                'with --cfg-options val_dataloader.dataset...',
+                logger='current',
+                level=logging.WARNING,
+            )
         for name in ('dataloader', 'evaluator', 'cfg'):
             cfg[f'test_{name}'] = cfg[f'val_{name}']
     chosen = list(dict.fromkeys([PLAIN, *map(method_of, methods), EQUAL_TIME]))
