@@ -8,6 +8,7 @@ from mmengine.dist import all_reduce
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from frskd_mm.models.tasks.classification import merge_branches, predicted_logits
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import FRACTION, POSITIVE, check_arguments
 from frskd_mm.utils.precision import at_least_fp32
@@ -75,8 +76,8 @@ class Consistency(BaseDistiller):
         )
         clean_pass = self.run_student(student, clean, samples)
         losses = clean_pass.losses
-        clean_logits = at_least_fp32(clean_pass.logits.detach())
-        strong_logits = student(strong, mode='tensor')
+        clean_logits = at_least_fp32(predicted_logits(clean_pass).detach())
+        strong_logits = merge_branches(student(strong, mode='tensor'))
 
         confident = F.softmax(clean_logits, dim=1).amax(dim=1) > self.threshold
         share = confident.float().mean()

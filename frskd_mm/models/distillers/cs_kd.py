@@ -7,6 +7,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from frskd_mm.models.tasks.classification import merge_branches, predicted_logits
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import check_arguments
 
@@ -62,6 +63,6 @@ class CSKD(BaseDistiller):
         )
         student_pass = self.run_student(student, images, samples)
         with torch.no_grad():
-            partner_logits = student(partners, mode='tensor')
-        term = self.soft_label(student_pass.logits, partner_logits)
+            partner_logits = merge_branches(student(partners, mode='tensor'))
+        term = self.soft_label(predicted_logits(student_pass), partner_logits)
         return {**student_pass.losses, 'loss_cs_kd': term}

@@ -6,6 +6,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from frskd_mm.models.tasks.classification import predicted_logits
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments
 from frskd_mm.utils.precision import at_least_fp32
@@ -78,7 +79,7 @@ class DDGSD(BaseDistiller):
         # The host averages over the 2N images; the views' losses are summed.
         losses = scale_losses(student_pass.losses, 2.0)
 
-        logits_a, logits_b = student_pass.logits.chunk(2)
+        logits_a, logits_b = predicted_logits(student_pass).chunk(2)
         losses['loss_kd'] = self.soft_label(logits_a, logits_b) + self.soft_label(
             logits_b, logits_a
         )

@@ -6,6 +6,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from frskd_mm.models.tasks.classification import predicted_logits
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import check_arguments
 from frskd_mm.utils.progress import training_progress
@@ -77,7 +78,7 @@ class DLB(BaseDistiller):
 
         present = self.run_student(student, images, samples)
         self._last, self._last_epoch = view, epoch
-        self._last_logits = present.logits.detach()
+        self._last_logits = predicted_logits(present).detach()
         if last is None or last_logits is None:
             return present.losses
 
@@ -91,5 +92,5 @@ class DLB(BaseDistiller):
             else value
             for name, value in present.losses.items()
         }
-        losses['loss_dlb'] = self.soft_label(again.logits, last_logits)
+        losses['loss_dlb'] = self.soft_label(predicted_logits(again), last_logits)
         return losses

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from frskd_mm.models.losses import FeatureLoss
 from frskd_mm.models.passes import Pass
+from frskd_mm.models.tasks.classification import predicted_logits
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import check_arguments
 
@@ -115,7 +116,9 @@ class FRSKDSLA(FRSKD):
             aggregate = head.aggregate(joint)
             one.outputs['aggregate'] = [aggregate]
             one.losses['loss_joint'] = head.loss(joint, data_samples)
-            one.losses['loss_sla'] = self.aggregate_loss(one.logits, aggregate)
+            one.losses['loss_sla'] = self.aggregate_loss(
+                predicted_logits(one), aggregate
+            )
         return self.four_terms(student_pass, teacher_pass, data_samples)
 
     def compare_outputs(

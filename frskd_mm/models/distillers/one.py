@@ -13,6 +13,7 @@ from mmengine.model import BaseModel, BaseModule, ModuleList, Sequential
 from torch import Tensor, nn
 
 from frskd_mm.models.tasks.base import as_levels
+from frskd_mm.models.tasks.classification import predicted_logits
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import at_least, check_arguments
 from frskd_mm.utils.model import count_parameters, dry_run, input_channels
@@ -236,14 +237,14 @@ class ONE(BaseDistiller):
         losses, feats = student_pass.losses, student_pass.feats
         shared = inputs_of_stage[-1]
 
-        logits = [student_pass.logits]
+        logits = [predicted_logits(student_pass)]
         for index, branch in enumerate(self.branches, start=2):
             branch_feats = (*feats[:-1], branch(shared))
             branch_pass = self.run_twin(
                 branch.twin, branch_feats, data_samples, student_pass
             )
             losses.update(with_prefix(f'branch_{index}', branch_pass.losses))
-            logits.append(branch_pass.logits)
+            logits.append(predicted_logits(branch_pass))
 
         ensemble = (self.gate(shared)[:, None] * torch.stack(logits, dim=2)).sum(dim=2)
         # The head's own loss, on these logits instead of its own.

@@ -9,7 +9,7 @@ from mmengine.dist import all_gather
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from frskd_mm.models.tasks.classification import target_scores
+from frskd_mm.models.tasks.classification import predicted_logits, target_scores
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import FRACTION, at_least, check_arguments
 from frskd_mm.utils.precision import at_least_fp32, full_precision
@@ -83,7 +83,7 @@ class PSKD(BaseDistiller):
         """Compute the two terms, see :class:`BaseDistiller`."""
         check_unmixed(data_samples, type(self).__name__)
         student_pass = self.run_student(student, inputs, data_samples)
-        logits, alpha = student_pass.logits, self.present_alpha()
+        logits, alpha = predicted_logits(student_pass), self.present_alpha()
         past = self.recall(data_samples)
         with full_precision(logits):
             log_probs = F.log_softmax(at_least_fp32(logits), dim=1)

@@ -6,6 +6,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from frskd_mm.models.tasks.classification import predicted_logits
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import check_arguments
 
@@ -66,5 +67,5 @@ class SLA(BaseDistiller):
         return {
             **student_pass.losses,
             'loss_joint': self.joint_head.loss(joint, data_samples),
-            'loss_sla': self.soft_label(student_pass.logits, aggregate),
+            'loss_sla': self.soft_label(predicted_logits(student_pass), aggregate),
         }

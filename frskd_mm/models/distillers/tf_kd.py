@@ -7,7 +7,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from frskd_mm.models.tasks.classification import target_scores
+from frskd_mm.models.tasks.classification import predicted_logits, target_scores
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import FRACTION, NOT_NEGATIVE, POSITIVE, check_arguments
 from frskd_mm.utils.precision import at_least_fp32, full_precision
@@ -82,7 +82,7 @@ class TfKDReg(BaseDistiller):
         """Compute the two terms, see :class:`BaseDistiller`."""
         student_pass = self.run_student(student, inputs, data_samples)
         losses = scale_losses(student_pass.losses, 1.0 - self.alpha)
-        logits = student_pass.logits
+        logits = predicted_logits(student_pass)
         with full_precision(logits):
             log_student = F.log_softmax(
                 at_least_fp32(logits) / self.student_temperature, dim=1

@@ -6,7 +6,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from frskd_mm.models.tasks.classification import target_scores
+from frskd_mm.models.tasks.classification import predicted_logits, target_scores
 from frskd_mm.models.tasks.levels import StageNames
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import check_arguments
@@ -72,7 +72,7 @@ class USKD(BaseDistiller):
     ) -> Dict[str, Tensor]:
         """Compute the four terms, see :class:`BaseDistiller`."""
         student_pass = self.run_student(student, inputs, data_samples, self.levels)
-        logits = student_pass.logits
+        logits = predicted_logits(student_pass)
         weak_logits = self.weak_classifier(student_pass.feats[-2].mean(dim=(2, 3)))
         terms = self.uskd(
             logits,

@@ -86,7 +86,7 @@ class ClassificationTask(Task):
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
     ) -> List[SoftLabels]:
         """Compare the logits (N, C) of the two heads, as they predict."""
-        return [SoftLabels(_predicting(student), _predicting(teacher))]
+        return [SoftLabels(predicted_logits(student), predicted_logits(teacher))]
 
     def metrics(
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
@@ -97,7 +97,7 @@ class ClassificationTask(Task):
         log the same values to average them.
         """
         pairs = [('student', student), ('self_teacher', teacher)]
-        scores = {name: _predicting(one) for name, one in pairs}
+        scores = {name: predicted_logits(one) for name, one in pairs}
         num_classes = scores['student'].shape[1]
         labels = target_scores(data_samples, num_classes).argmax(dim=1)
         return {
@@ -127,13 +127,28 @@ def _necks(cfg: ConfigDict) -> List[ConfigDict]:
     return list(necks) if isinstance(necks, (list, tuple)) else [necks]
 
 
-def _predicting(one: Pass) -> Tensor:
-    """Return the logits (N, C) from which a classifier predicts."""
-    logits, head = one.logits, one.model.head
-    if isinstance(logits, (list, tuple)):  # Conformer predicts from their sum
-        return torch.stack(list(logits)).sum(dim=0)
+def predicted_logits(one: Pass) -> Tensor:
+    """Return the logits (N, C) from which a classifier predicts.
+
+    Not what its head computed in training if that has a margin.
+
+    Args:
+        one: A training pass, whose logits were recorded.
+    """
+    logits, head = merge_branches(one.logits), one.model.head
     # ArcFace predicts from scaled cosines without the margin.
     return logits * head.scale if hasattr(head, 'norm_product') else logits
+
+
+def merge_branches(outputs: Any) -> Tensor:
+    """Return the logits (N, C) of a classifier's ``mode='tensor'``.
+
+    Args:
+        outputs: Logits, or those of two branches: Conformer predicts from their sum.
+    """
+    if isinstance(outputs, (list, tuple)):
+        return torch.stack(list(outputs)).sum(dim=0)
+    return outputs
 
 
 def target_scores(data_samples: Sequence[Any], num_classes: int) -> Tensor:
