@@ -66,7 +66,9 @@ def parse_args() -> argparse.Namespace:
         'work_dirs/quick)',
     )
     parser.add_argument(
-        '--metric', help='name of the quality where it is not accuracy, mIoU or AP'
+        '--metric',
+        help='name of the quality, of which more is better, where it is not accuracy, '
+        'mIoU or AP',
     )
     parser.add_cfg_options('replace config values for all methods: key=value')
     args = parser.parse_args()

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 
 from frskd_mm.engine import configure_run, evaluate
-from frskd_mm.lab.compare import plan_grid, run_grid, write_report
+from frskd_mm.lab.compare import plan_grid, plan_quick, run_grid, write_report
 from frskd_mm.utils.model import build_model
 
 OPTIONS = {
@@ -135,3 +135,17 @@ def test_distillation_took_part(grid):
     last = json.loads(path.read_text().splitlines()[-1])
     assert last['loss_kd'] > 0
     assert last['loss_at'] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name', ['fcn_r18-c16_digit-scenes', 'retinanet_r18-c16_digit-scenes']
+)
+def test_a_trial_measures_the_self_teacher_once(name, tmp_path):
+    """Its schedules have a ValLoop, which must not become the test's."""
+    config = f'frskd_mm::digits/{name}.py'
+    runs = plan_quick(config, str(tmp_path), ['frskd-attached'], [0], 0.5, OPTIONS)
+    chosen = [run for run in runs if run.method == 'frskd-attached']
+    for run in run_grid(chosen):
+        pytest.fail(run.last_log_lines())
+    assert chosen[0].read_result()['self_teacher']

@@ -595,6 +595,22 @@ def test_a_method_may_train_longer(tmp_path, config):
     assert shorter.model.type == 'frskd_mm.Distilled'
 
 
+def test_a_short_warm_up_survives_a_shorter_training(config):
+    cfg = load_config(config)
+    cfg.train_cfg.max_epochs = 12
+    cfg.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.1, begin=0, end=1),
+        dict(type='CosineAnnealingLR', begin=1, end=12, T_max=11),
+        dict(type='StepLR', step_size=2),
+    ]
+    quarter = lengthen(cfg, 0.25)
+    assert quarter.train_cfg.max_epochs == 3
+    warmup, cosine, steps = quarter.param_scheduler
+    assert (warmup.begin, warmup.end) == (0, 1)
+    assert (cosine.begin, cosine.end, cosine.T_max) == (1, 3, 2)
+    assert steps.step_size == 1
+
+
 @pytest.mark.parametrize('method', ['ce@', 'ce@fast', 'ce@0', 'ce@-1', 'ce@nan'])
 def test_a_length_that_is_none_is_refused(tmp_path, config, method):
     with pytest.raises(ValueError, match=r'must be the factor on the length'):

@@ -56,6 +56,14 @@ def test_a_trial_on_the_test_data_says_so(tmp_path, caplog, split):
     assert said == (split == 'test')
 
 
+def test_a_trial_keeps_the_loop_of_the_test(tmp_path):
+    """A ValLoop would run what hooks do after a validation, once more."""
+    scenes = 'frskd_mm::digits/fcn_r18-c16_digit-scenes.py'
+    (run, *_) = plan_quick(scenes, str(tmp_path), ['ce'], [0])
+    cfg = Config.fromfile(f'{run.folder}/config.py')
+    assert (cfg.val_cfg.type, cfg.test_cfg.type) == ('ValLoop', 'TestLoop')
+
+
 def test_another_part_in_the_same_folder_is_refused(tmp_path):
     plan_quick(CONFIG, str(tmp_path), seeds=[0], part=0.25, options=OPTIONS)
     with pytest.raises(ValueError, match=r'max_epochs: 2 \| 4'):
@@ -92,9 +100,9 @@ def test_the_verdicts_follow_from_the_numbers(tmp_path):
     text = describe_trial(runs, part=0.25)
     assert 'a whole plain training takes about 4 h here' in text
     # mean 3.05, Student's t for one degree of freedom 12.706, error 0.05
-    assert '  better: +3.1 [+2.4, +3.7], above the plain student; about 6 h' in text
-    assert '  worse: -3.1 [-3.7, -2.4], below the plain student; about 4 h' in text
-    assert '  alike: +2.0 [-23.4, +27.4], not told apart' in text
+    assert '  better: +3.05 [+2.41, +3.69], above the plain student; about 6 h' in text
+    assert '  worse: -3.05 [-3.69, -2.41], below the plain student; about 4 h' in text
+    assert '  alike: +2.00 [-23.41, +27.41], not told apart' in text
 
 
 @pytest.mark.parametrize(

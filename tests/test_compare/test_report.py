@@ -314,3 +314,21 @@ def test_the_page_is_readable_on_a_screen_of(width, page, digits, tmp_path):
         assert (int(weight) >= 600) == row.emphasised, row.cells
     assert narrow[0] <= narrow[1]
     assert found['pictures'][1][0] >= 55 * 16  # scrolled in its own box
+
+
+def test_the_time_is_that_of_the_steps_that_were_made():
+    """Half of three epochs more are four, not four and a half."""
+    results = results_of({'none': [50.0], 'none@1.5': [51.0]})
+    for method, steps in (('none', 3), ('none@1.5', 4)):
+        results[method][0].update(steps=steps, step_seconds=2.0)
+    assert Summary(results, list(results)).time('none@1.5') == '×1.33'
+
+
+def test_a_metric_of_which_less_is_better_is_refused():
+    results = results_of({'none': [50.0], 'frskd': [51.0]})
+    for seeds in results.values():
+        seeds[0]['metrics'].update({'compare/NLL': 1.0, 'coco/segm_mAP': 0.3})
+    with pytest.raises(ValueError, match='compare/NLL: of what counts, more must be'):
+        Summary(results, list(results), 'compare/NLL')
+    masks = Summary(results, list(results), 'coco/segm_mAP').quality
+    assert (masks.label, masks.scale) == ('mask AP (%)', 100.0)

@@ -61,13 +61,28 @@ def lengthen(cfg: Config, factor: float) -> Config:
     if isinstance(schedulers, dict):
         schedulers = [schedulers]
     for scheduler in schedulers:
+        fills = scheduler.get('T_max') == _duration(scheduler)
         for key in TIMES:
             if scheduler.get(key) is not None:
                 scheduler[key] = _stretch(scheduler[key], factor)
+        duration = _duration(scheduler)
+        if duration is not None and duration < 1:  # was rounded away
+            scheduler['end'] = scheduler.get('begin', 0) + 1
+        if fills and 'T_max' in scheduler:
+            scheduler['T_max'] = _duration(scheduler)
     return cfg
 
 
+def _duration(scheduler: Any) -> Any:
+    """Return for how long a scheduler acts; None if it has no end."""
+    end = scheduler.get('end')
+    return None if end is None else end - scheduler.get('begin', 0)
+
+
 def _stretch(time: Any, factor: float) -> Any:
+    """Multiply a time, or several; what was no 0 remains none."""
     if isinstance(time, (list, tuple)):
         return [_stretch(t, factor) for t in time]
-    return int(round(time * factor)) if abs(time) < float('inf') else time
+    if not 0 < time < float('inf'):
+        return time
+    return max(1, int(round(time * factor)))

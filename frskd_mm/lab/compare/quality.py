@@ -30,6 +30,7 @@ class Column(NamedTuple):
     label: str
     scale: float = 1.0
     digits: int = 2
+    lower_is_better: bool = False
 
 
 #: What each host's evaluators call the quality; the first that is there counts.
@@ -39,6 +40,14 @@ QUALITY = (
     Column('coco/bbox_mAP', 'box AP (%)', 100.0),
     Column('pascal_voc/mAP', 'mAP (%)', 100.0),
 )
+#: Shown beside the quality where they are there.
+OTHERS = (
+    Column('coco/bbox_mAP_50', 'box AP50 (%)', 100.0),
+    Column('coco/segm_mAP', 'mask AP (%)', 100.0),
+    Column(f'{CALIBRATION}/NLL', 'NLL', digits=3, lower_is_better=True),
+    Column(f'{CALIBRATION}/ECE', 'ECE (%)', 100.0, lower_is_better=True),
+    Column(f'{CALIBRATION}/AURC', 'AURC (‰)', 1000.0, digits=1, lower_is_better=True),
+)
 
 
 def find_quality(names: Iterable[str], metric: Optional[str]) -> Column:
@@ -46,18 +55,25 @@ def find_quality(names: Iterable[str], metric: Optional[str]) -> Column:
 
     Args:
         names: What the evaluators gave.
-        metric: The one that is wanted; None for the host's usual one.
+        metric: The one that is wanted, of which more is better; None for the host's
+            usual one.
 
     Raises:
-        ValueError: If it is not among them; lists them.
+        ValueError: If it is not among them; lists them. If less of it is better.
     """
     names = set(names)
-    known = QUALITY if metric is None else [c for c in QUALITY if c.metric == metric]
-    for column in known:
-        if column.metric in names:
-            return column
+    known = [c for c in (*QUALITY, *OTHERS) if c.metric == metric]
+    for column in known or QUALITY:
+        if column.metric not in names:
+            continue
+        if column.lower_is_better:
+            raise ValueError(
+                f'--metric {metric}: of what counts, more must be better, but of the '
+                f'{column.label} less is. The table has it beside the quality anyway.'
+            )
+        return column
     if metric in names:
-        return Column(metric, metric)
+        return Column(metric, metric, digits=4)
     if not names:
         raise ValueError(
             'The evaluators gave no metrics at all. A detector has no AP while it '

@@ -17,6 +17,7 @@ from frskd_mm.utils.model import build_model
 
 from .grid import Run, method_of, plan_grid, results_of
 from .length import MARK, lengthen
+from .quality import Column
 from .summary import Summary
 
 #: File of the trial's folder with the shortened config.
@@ -75,7 +76,8 @@ def plan_quick(
         methods = METHODS[_task(cfg)]
     _skip_validation(cfg)
     if cfg.get('val_dataloader') and cfg.get('val_evaluator'):
-        if cfg.val_dataloader.get('dataset') == cfg.test_dataloader.get('dataset'):
+        tested = cfg.get('test_dataloader') or {}
+        if cfg.val_dataloader.get('dataset') == tested.get('dataset'):
             print_log(
                 'The trial judges by val_dataloader, whose data are the test data '
                 'here: what is chosen by it, is chosen on the test data. Name others '
@@ -83,8 +85,10 @@ def plan_quick(
                 logger='current',
                 level=logging.WARNING,
             )
-        for name in ('dataloader', 'evaluator', 'cfg'):
+        for name in ('dataloader', 'evaluator'):
             cfg[f'test_{name}'] = cfg[f'val_{name}']
+        # Not that of the validation: a ValLoop would run what hooks do after one.
+        cfg.test_cfg = cfg.get('test_cfg') or {}
     chosen = list(dict.fromkeys([PLAIN, *map(method_of, methods), EQUAL_TIME]))
     path = osp.join(out, TRIAL)
     os.makedirs(out, exist_ok=True)
@@ -138,7 +142,8 @@ def describe_trial(
         line = 'failed'
         if method in summary.differences:
             time = _whole_time(summary.results[method], part)
-            line = f'{_verdict(summary.differences[method])}; about {time}'
+            verdict = _verdict(summary.differences[method], summary.quality)
+            line = f'{verdict}; about {time}'
         lines.append(f'  {method}: {line}')
     lines.append(
         'A part of a schedule flatters what learns fast: read this as a hint on '
@@ -148,7 +153,8 @@ def describe_trial(
     return '\n'.join(lines)
 
 
-def _verdict(found: Difference) -> str:
+def _verdict(found: Difference, quality: Column) -> str:
+    digits = quality.digits
     low, high = found.mean - found.half, found.mean + found.half
     if low > 0:
         verdict = 'above the plain student'
@@ -156,8 +162,10 @@ def _verdict(found: Difference) -> str:
         verdict = 'below the plain student'
     else:
         verdict = 'not told apart from the plain student'
-    interval = f'[{low:+.1f}, {high:+.1f}]' if found.n > 1 else '[one seed: none]'
-    return f'{found.mean:+.1f} {interval}, {verdict}'
+    interval = '[one seed: none]'
+    if found.n > 1:
+        interval = f'[{low:+.{digits}f}, {high:+.{digits}f}]'
+    return f'{found.mean:+.{digits}f} {interval}, {verdict}'
 
 
 def _whole_time(runs: Dict[int, dict], part: float) -> str:

@@ -9,16 +9,8 @@ from frskd_mm.engine.methods import PLAIN
 from frskd_mm.lab.statistics import Difference, mean_std, paired_differences
 
 from .length import split_length
-from .quality import CALIBRATION, Column, find_quality
+from .quality import CALIBRATION, OTHERS, Column, find_quality
 
-#: Shown beside the quality where they are there.
-OTHERS = (
-    Column('coco/bbox_mAP_50', 'box AP50 (%)', 100.0),
-    Column('coco/segm_mAP', 'mask AP (%)', 100.0),
-    Column(f'{CALIBRATION}/NLL', 'NLL', digits=3),
-    Column(f'{CALIBRATION}/ECE', 'ECE (%)', 100.0),
-    Column(f'{CALIBRATION}/AURC', 'AURC (‰)', 1000.0, digits=1),
-)
 #: The method that this package is about, in both published readings.
 MAIN_METHODS = ('frskd', 'frskd-attached')
 #: What a run's ``self_teacher`` has beside the quality.
@@ -110,8 +102,23 @@ class Summary:
         return _times(self.time_ratio(method)) if self.pairs[method] else '–'
 
     def time_ratio(self, method: str) -> float:
-        """Return the same as a number; the method must have pairs of seeds."""
-        return split_length(method)[1] * self._ratio(method, 'step_seconds')
+        """Return the same as a number; the method must have pairs of seeds.
+
+        Of as many steps as were made: a factor on the epochs is rounded, and a hook
+        may stop a training early. Numbers of earlier versions lack them.
+        """
+        pairs = self.pairs[method]
+        if not all('steps' in run for pair in pairs for run in pair):
+            return split_length(method)[1] * self._ratio(method, 'step_seconds')
+        return float(
+            np.mean(
+                [
+                    (own['steps'] * own['step_seconds'])
+                    / (plain['steps'] * plain['step_seconds'])
+                    for own, plain in pairs
+                ]
+            )
+        )
 
     def _ratio(self, method: str, key: str) -> float:
         pairs = self.pairs[method]
