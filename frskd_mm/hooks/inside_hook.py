@@ -69,7 +69,7 @@ class InsideHook(Hook):
         model = unwrap(runner.model)
         loader = runner.val_dataloader
         model.dataset_meta = getattr(loader.dataset, 'metainfo', {})
-        by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
+        by_iter = isinstance(runner._train_loop, IterBasedTrainLoop)
         step = runner.iter if by_iter else runner.epoch
         for index in self._choose(len(loader.dataset)):
             with isolated_rng(), DefaultScope.overwrite_default_scope(

@@ -9,6 +9,7 @@ from mmengine.runner.amp import autocast
 
 from frskd_mm.registry import HOOKS
 from frskd_mm.utils.arguments import at_least, check_arguments
+from frskd_mm.utils.metrics import numbers_of
 from frskd_mm.utils.model import unwrap
 from frskd_mm.utils.random import isolated_rng
 
@@ -56,9 +57,10 @@ class SelfTeacherMetricHook(Hook):
         if self._validations % self.interval:
             return
         metrics = {
-            f'self_teacher/{name}': value for name, value in self._run(runner).items()
+            f'self_teacher/{name}': value
+            for name, value in numbers_of(self._run(runner)).items()
         }
-        by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
+        by_iter = isinstance(runner._train_loop, IterBasedTrainLoop)
         step = runner.iter if by_iter else runner.epoch
         # Not in the message hub, whose values the next validation would log again.
         runner.visualizer.add_scalars(metrics, step=step)

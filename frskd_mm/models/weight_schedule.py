@@ -35,7 +35,8 @@ class WeightSchedule:
     there: it sees what :meth:`refresh` found before the model's ``forward``.
 
     To MMEngine, all of an ``IterBasedTrainLoop`` is one epoch: count iterations
-    there (``by_epoch=False``).
+    there (``by_epoch=False``). Where all times are fractions of the training, that is
+    done for you.
 
     Paper: FRSKD, CVPR 2021, https://arxiv.org/abs/2103.08273
     Source: MingiJi/FRSKD@98b87e5, segmentation/main.py
@@ -122,7 +123,12 @@ class WeightSchedule:
         return self._factor
 
     def _present(self) -> float:
-        current, length = training_progress(self.by_epoch)
+        by_epoch = self.by_epoch
+        current, length = training_progress(by_epoch)
+        if by_epoch and length == 1 and self._has_only_fractions():
+            # Of its one epoch, which all of an IterBasedTrainLoop is to MMEngine.
+            by_epoch = False
+            current, length = training_progress(by_epoch)
         is_training = length is not None
         total = current + 1 if length is None else length
         begin, end, ramp_end, decay_begin = (
@@ -130,7 +136,7 @@ class WeightSchedule:
             for value in (self.begin, self.end, self.ramp_end, self.decay_begin)
         )
         if is_training:
-            self._check_length(begin, min(end, total), ramp_end, total)
+            self._check_length(begin, min(end, total), ramp_end, total, by_epoch)
         if not begin <= current < end:
             return 0.0
         factor = 1.0
@@ -142,16 +148,22 @@ class WeightSchedule:
             factor *= 0.5 * (1.0 + math.cos(math.pi * s))
         return factor
 
+    def _has_only_fractions(self) -> bool:
+        """Whether times are given, and all of them as parts of the training."""
+        given = (self.begin, self.end, self.ramp_end, self.decay_begin)
+        times = [time for time in given if time]
+        return bool(times) and all(map(_is_fraction, times))
+
     def _check_length(
-        self, begin: float, end: float, ramp_end: float, total: int
+        self, begin: float, end: float, ramp_end: float, total: int, by_epoch: bool
     ) -> None:
         """Refuse a schedule that a training of this length never gets to.
 
         Raises:
             ValueError: If it is one.
         """
-        unit = 'epoch' if self.by_epoch else 'iteration'
-        one_epoch = self.by_epoch and total == 1
+        unit = 'epoch' if by_epoch else 'iteration'
+        one_epoch = by_epoch and total == 1
         advice = (
             'An IterBasedTrainLoop is one epoch to MMEngine: set by_epoch=False '
             'with it and count iterations.'

@@ -50,6 +50,11 @@ def unwrap(model: BaseModel) -> BaseModel:
     return model.module if is_model_wrapper(model) else model
 
 
+def interval_of(model: nn.Module) -> int:
+    """Return on every how many-th step the self-teacher of a model runs."""
+    return getattr(getattr(model, 'distiller', None), 'interval', 1)
+
+
 def count_parameters(model: nn.Module) -> int:
     """Return the number of weights, frozen ones included."""
     return sum(parameter.numel() for parameter in model.parameters())

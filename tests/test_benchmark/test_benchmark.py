@@ -32,7 +32,7 @@ from frskd_mm.lab.benchmark import (
 from frskd_mm.lab.benchmark.flops import count_flops, count_inference_macs
 from frskd_mm.lab.benchmark.inference import are_identical, flatten
 from frskd_mm.lab.benchmark.loader import measure_loader
-from frskd_mm.lab.benchmark.measure import bound
+from frskd_mm.lab.benchmark.measure import bound, count
 from frskd_mm.lab.benchmark.memory import measure_memory
 from frskd_mm.lab.benchmark.operators import REST, profile_operators
 from frskd_mm.lab.benchmark.rounds import Spread, paired_ratio, run_in_turns
@@ -41,6 +41,7 @@ from frskd_mm.lab.outputs import check_output
 from frskd_mm.lab.trial import find_num_classes, random_batch
 from frskd_mm.utils.image_size import find_image_size
 from frskd_mm.utils.model import build_model
+from frskd_mm.utils.recorder import Recorder
 
 PLAIN = 'configs/digits/wrn10-1_digits.py'
 FRSKD = 'configs/digits/frskd_wrn10-1_digits.py'
@@ -239,6 +240,20 @@ def test_step_with_several_optimisers(read, method):
         assert torch.equal(parameter, before[name])
 
 
+def test_a_self_teacher_on_every_third_step_runs_once_in_three(read):
+    options = {'model.distiller.interval': 3}
+    cfg = configure(read(FRSKD, options), SMALL.image_size)
+    step = TrainingStep(cfg, SMALL, 10)
+    neck = step.model.distiller.self_teacher.neck
+    with Recorder({'neck': (neck, 'forward')}) as record:
+        assert set(step()) == {*PHASES, 'total'}
+    assert len(record.outputs['neck']) == 1
+    always = TrainingStep(configure(read(FRSKD), SMALL.image_size), SMALL, 10)
+    plain = TrainingStep(configure(read(PLAIN), SMALL.image_size), SMALL, 10)
+    flops = [count(s)['step_flops'] for s in (step, always, plain)]
+    assert flops[0] - flops[2] == pytest.approx((flops[1] - flops[2]) / 3)
+
+
 def test_compiled_step_has_its_total_alone(arms):
     cfg = arms[0].cfg
     cfg.compile = dict(backend='eager')
@@ -401,6 +416,8 @@ def test_sweeps_change_what_they_say(read, arms):
     assert points[0].arms[0] is arms[0]
     with pytest.raises(ValueError, match='3 levels are refined'):
         plan_sweep('levels', [4], arms, SMALL)
+    with pytest.raises(ValueError, match='at least two levels'):
+        plan_sweep('levels', [1], arms, SMALL)
     with pytest.raises(ValueError, match='no arm has a method'):
         plan_sweep('width', [1], arms[:1], SMALL)
     seg = plan_arms([read('configs/digits/frskd_fcn_r18-c16_digit-scenes.py')])

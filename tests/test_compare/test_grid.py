@@ -20,7 +20,7 @@ from frskd_mm.lab.compare import Run, plan_grid, run_grid, write_report
 from frskd_mm.lab.compare.grid import _Progress, _start, find_differences, method_of
 from frskd_mm.lab.compare.length import lengthen
 from frskd_mm.lab.compare.lock import hold
-from frskd_mm.lab.compare.run import ProgressHook, main, merge_scalars
+from frskd_mm.lab.compare.run import ProgressHook, main, merge_scalars, typical_step
 from frskd_mm.lab.visualization.learning_curves import mean_curve, read_curves
 
 OPTIONS = {
@@ -705,3 +705,11 @@ def test_label_smoothing_replaces_the_loss_alone(config):
         wrap(plain, 'label-smoothing', distiller=dict(neck=dict(width=1)))
     del plain.model.head['loss']  # the head's default is the cross-entropy
     assert wrap(plain, 'label-smoothing').model.head.loss == cfg.model.head.loss
+
+
+def test_the_time_of_a_step_has_the_self_teachers_turns_in_it():
+    assert typical_step([1.0, 9.0, 2.0]) == 2.0
+    turns = [1.8, 1.0, 1.0, 1.0] * 9 + [7.0]
+    assert typical_step(turns) == 1.0
+    assert typical_step(turns, interval=4) == pytest.approx(1.2)
+    assert typical_step([1.8, 1.0], interval=4) == pytest.approx(1.4)

@@ -51,6 +51,18 @@ def test_it_is_the_tests_metric_and_changes_no_training(tmp_path):
     assert best == [p.name for p in (tmp_path / 'plain').glob('best_*')]
 
 
+def test_metrics_that_are_no_numbers_are_left_out(tmp_path):
+    hook = dict(type='frskd_mm.SelfTeacherMetricHook')
+    cfg = config(DISTILLED, tmp_path, [hook])
+    cfg.default_hooks.checkpoint.pop('save_best')
+    matrix = dict(type='ConfusionMatrix', num_classes=10)
+    cfg.val_evaluator = [cfg.val_evaluator, matrix]
+    train(cfg)
+    lines = [x for x in logged(tmp_path) if 'self_teacher/accuracy/top1' in x]
+    assert len(lines) == 2
+    assert not [key for line in lines for key in line if 'confusion' in key]
+
+
 def test_every_second_validation(tmp_path):
     hook = dict(type='frskd_mm.SelfTeacherMetricHook', interval=2)
     train(config(DISTILLED, tmp_path, [hook]))

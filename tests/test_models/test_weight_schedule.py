@@ -87,6 +87,16 @@ def test_fractions_are_of_the_whole_training():
     assert factors(WeightSchedule(begin=2 / 3), 2, total=2) == [0, 0]
 
 
+def test_fractions_count_iterations_where_all_is_one_epoch():
+    """As an IterBasedTrainLoop is to MMEngine."""
+    MessageHub.get_current_instance().update_info('max_epochs', 1)
+    for settings in (dict(begin=0.25), dict(end=0.5), dict(decay_begin=0.5)):
+        found = factors(WeightSchedule(**settings), 8, 'iter', total=8)
+        counted = WeightSchedule(**settings, by_epoch=False)
+        assert found == factors(counted, 8, 'iter', total=8)
+        assert len(set(found)) > 1
+
+
 def test_without_a_runner_it_is_the_first_epoch():
     assert WeightSchedule(begin=1)() == 0.0
     assert WeightSchedule(begin=1 / 6)() == 0.0

@@ -95,7 +95,7 @@ def count(step: TrainingStep) -> Dict[str, int]:
         parameters_training=parameters,
         parameters_inference=parameters - removed,
         inference_macs=count_inference_macs(model, batch),
-        step_flops=count_flops(step),
+        step_flops=count_flops(step) // step.interval,
     )
 
 

@@ -5,7 +5,7 @@ import time
 import warnings
 from collections import defaultdict
 from copy import deepcopy
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from mmengine.registry import HOOKS, DefaultScope
 
 from frskd_mm.lab.peak import build_foreign_step
 from frskd_mm.lab.trial import random_batch
-from frskd_mm.utils.model import build_model
+from frskd_mm.utils.model import build_model, interval_of
 from frskd_mm.utils.recorder import Recorder
 
 #: Parts of a step in their order; 'total' comes beside them.
@@ -82,6 +82,8 @@ class TrainingStep:
     so that every step computes the same and random labels make nothing diverge.
 
     With accumulated gradients a step is as many iterations as come to one update.
+    What is measured of a self-teacher that runs on every k-th step is the mean of k
+    steps, of which it runs in the first.
 
     Args:
         cfg: From :func:`frskd_mm.lab.benchmark.plan.configure`.
@@ -110,6 +112,7 @@ class TrainingStep:
         self.iterations = accumulated_iterations(cfg.optim_wrapper)
         self.images = self.iterations * workload.batch_size
         self.batch = random_batch(cfg, *workload, num_classes)
+        self.interval = interval_of(model)
         self.compile_cfg = cfg.get('compile')
         self.compiled = False
 
@@ -131,18 +134,33 @@ class TrainingStep:
             self.compiled = True
 
     def __call__(self, batches: Optional[Sequence[Any]] = None) -> Dict[str, float]:
-        """Run one step.
+        """Run one step, or as many as the self-teacher's turn has.
 
         Args:
             batches: Of the data loader, one an iteration; by default the random
                 one.
 
         Returns:
-            dict[str, float]: Seconds, 'total' and those of ``PHASES``. A compiled
-            step is one whole, so it has the total alone.
+            dict[str, float]: Seconds a step, 'total' and those of ``PHASES``. A
+            compiled step is one whole, so it has the total alone.
         """
-        if batches is None:
-            batches = [self.fresh_batch() for _ in range(self.iterations)]
+        steps = []
+        for number in range(self.interval):
+            if self.interval > 1:
+                # The runner's iteration says so in training.
+                self.model.distiller.is_due = partial(bool, not number)
+            given = batches
+            if given is None:
+                given = [self.fresh_batch() for _ in range(self.iterations)]
+            elif number + 1 < self.interval:  # preprocessing writes into them
+                given = deepcopy(given)
+            steps.append(self._run_one(given))
+        return {
+            phase: sum(step[phase] for step in steps) / self.interval
+            for phase in steps[0]
+        }
+
+    def _run_one(self, batches: Sequence[Any]) -> Dict[str, float]:
         timer = PhaseTimer({} if self.compiled else self._targets())
         with DefaultScope.overwrite_default_scope(self.scope), timer:
             began = now()

@@ -113,6 +113,10 @@ def _set_levels(cfg: Config, levels: float) -> Config:
             f'--sweep levels: {cfg.model.distiller.type} reads no levels. Give a '
             'method that does, such as frskd.'
         )
+    if number < 2:
+        raise ValueError(
+            f'--sweep levels {number}: a self-teacher refines at least two levels.'
+        )
     if number > len(found.stages):
         raise ValueError(
             f'--sweep levels {number}: {len(found.stages)} levels are refined. Set '

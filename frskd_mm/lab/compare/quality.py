@@ -6,7 +6,6 @@ from copy import deepcopy
 from io import StringIO
 from typing import Any, Dict, Iterable, Iterator, NamedTuple, Optional
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
@@ -14,6 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import EVALUATOR, DefaultScope
 from mmengine.runner import Runner
 
+from frskd_mm.utils.metrics import numbers_of
 from frskd_mm.utils.model import build_model
 from frskd_mm.utils.random import isolated_rng
 
@@ -138,15 +138,6 @@ def check_quality(cfg: Config, metric: Optional[str]) -> None:
         print(f'The metric was not tried before training: {problem}')
     elif found:
         find_quality(numbers_of(found), metric)
-
-
-def numbers_of(metrics: Dict[str, Any]) -> Dict[str, float]:
-    """Return the metrics that are numbers: evaluators may give other things, too."""
-    return {
-        name: float(value)
-        for name, value in metrics.items()
-        if isinstance(value, (int, float, np.number))
-    }
 
 
 def _build_evaluator(cfg: Any) -> Evaluator:

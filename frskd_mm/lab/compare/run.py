@@ -5,7 +5,7 @@ import os
 import os.path as osp
 import sys
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 import torch
@@ -26,10 +26,11 @@ from frskd_mm.models.distilled import Distilled
 from frskd_mm.utils.checkpoint_files import find_checkpoint
 from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
 from frskd_mm.utils.environment import describe_environment, require_cuda_ops
-from frskd_mm.utils.model import build_model, count_parameters, unwrap
+from frskd_mm.utils.metrics import numbers_of
+from frskd_mm.utils.model import build_model, count_parameters, interval_of, unwrap
 
 from .lock import hold
-from .quality import numbers_of, with_calibration
+from .quality import with_calibration
 
 CONFIG, RESULT, LOG, PROGRESS = 'config.py', 'result.json', 'log.txt', 'progress.txt'
 PREDICTIONS, SCALARS, WORK_DIR = 'predictions.npz', 'scalars.json', 'work_dir'
@@ -145,7 +146,7 @@ def _execute(cfg: Config, folder: str, parent: int) -> None:
     step_seconds, _ = runner.message_hub.get_scalar('train/time').data
     result = dict(
         metrics=numbers_of(metrics),
-        step_seconds=float(np.median(step_seconds)),
+        step_seconds=typical_step(step_seconds, interval_of(model)),
         steps=runner.iter,
         peak_memory_mb=note_peak_memory(folder) / 2**20,
         parameters_training=count_parameters(model),
@@ -155,6 +156,21 @@ def _execute(cfg: Config, folder: str, parent: int) -> None:
     if teacher is not None:
         result['self_teacher'] = teacher
     write_file(osp.join(folder, RESULT), json.dumps(result, indent=2))
+
+
+def typical_step(seconds: Sequence[float], interval: int = 1) -> float:
+    """Return the median time of a step; of steps that take turns, of whole turns.
+
+    Args:
+        seconds: Of each step, in their order.
+        interval: How many steps make a turn: a self-teacher that runs on every
+            k-th step makes that one dearer than the others.
+    """
+    whole = len(seconds) // interval * interval
+    if not whole:
+        return float(np.mean(seconds))
+    turns = np.asarray(seconds[:whole]).reshape(-1, interval)
+    return float(np.median(turns.mean(axis=1)))
 
 
 def test_self_teacher(runner: Runner, folder: str) -> Dict[str, float]:

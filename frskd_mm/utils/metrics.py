@@ -1,0 +1,14 @@
+"""What evaluators return."""
+
+from typing import Any, Dict
+
+import numpy as np
+
+
+def numbers_of(metrics: Dict[str, Any]) -> Dict[str, float]:
+    """Return the metrics that are numbers: evaluators may give other things, too."""
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, (int, float, np.number))
+    }
