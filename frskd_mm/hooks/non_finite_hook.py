@@ -150,7 +150,10 @@ class NonFiniteHook(Hook):
             # As without this part of an accumulated gradient.
             wrapper._inner_count += 1
             if wrapper._accumulative_counts > 1 and wrapper.should_update():
-                wrapper.step()
+                groups = wrapper.param_groups
+                # A GradScaler refuses a step to which no part gave a gradient.
+                if any(p.grad is not None for g in groups for p in g['params']):
+                    wrapper.step()
                 wrapper.zero_grad()
 
         return update_params

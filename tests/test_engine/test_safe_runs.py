@@ -13,6 +13,7 @@ import time
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, save_checkpoint
 from small_runs import (
     CONFIG,
@@ -242,6 +243,21 @@ def test_a_step_that_is_skipped_leaves_no_trace(tmp_path, what):
     # Statistics of norms, too: 9 batches of 10 were counted.
     counts = {int(v) for n, v in weights.items() if 'num_batches_tracked' in n}
     assert counts == {9}
+
+
+def test_no_step_is_made_where_all_parts_of_it_are_skipped(tmp_path, monkeypatch):
+    """A GradScaler refuses one without gradients."""
+    original = OptimWrapper.step
+
+    def step(wrapper, **kwargs):
+        groups = wrapper.param_groups
+        assert any(p.grad is not None for group in groups for p in group['params'])
+        original(wrapper, **kwargs)
+
+    monkeypatch.setattr(OptimWrapper, 'step', step)
+    options = {'non_finite': 'skip', 'optim_wrapper.accumulative_counts': 2}
+    runner = spoilt(tmp_path, 'images', [6, 7], options)
+    assert runner.iter == 10
 
 
 def test_skipping_without_end_stops(tmp_path):

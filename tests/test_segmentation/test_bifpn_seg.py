@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from contracts import Case, NeckContract, random_maps
 
 from frskd_mm.models import BiFPNSeg, FPNBiFPNSeg
+from frskd_mm.models.necks.refining import learn_neck
 from frskd_mm.registry import MODELS
 
 SIZES = [(13, 17), (7, 9), (4, 5), (2, 3)]
@@ -119,3 +120,14 @@ def test_efficientnet_keeps_what_is_read(arch):
     ]
     for feat, expected in zip(feats, full(image)):
         assert torch.equal(feat, expected)
+
+
+def test_what_a_reader_of_coarser_maps_leaves_without_a_gradient_is_frozen():
+    """DistributedDataParallel would wait for it."""
+    neck = BiFPNSeg([4, 4, 4])
+    assert learn_neck(neck, [(4, 8, 8), (4, 4, 4), (4, 2, 2)], [1]) == [4, 4, 4]
+    feats = [torch.randn(2, 4, size, size) for size in (8, 4, 2)]
+    neck(feats)[1].sum().backward()
+    trained = {n for n, p in neck.named_parameters() if p.requires_grad}
+    assert trained == {n for n, p in neck.named_parameters() if p.grad is not None}
+    assert len(trained) == 21  # of 24: not the last node of the finest map

@@ -245,6 +245,12 @@ class TeachingDistiller(BaseDistiller):
         loss = self.feature_loss
         return loss is not None and bool(loss.loss_weight) and loss.preact
 
+    def acts(self) -> bool:
+        """Whether either term has to be computed now."""
+        schedule = self.weight_schedule()
+        terms = (self.soft_label, self.feature_loss)
+        return any(term is not None and term_acts(term, schedule) for term in terms)
+
     def soft_label_term(
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:

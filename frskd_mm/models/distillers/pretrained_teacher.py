@@ -171,9 +171,12 @@ class PretrainedTeacher(TeachingDistiller):
         student_pass = self.run_student(
             student, inputs, data_samples, self.levels, self.preact
         )
+        losses = scale_losses(student_pass.losses, self.student_loss_weight)
+        if not self.acts():
+            return losses
         teacher_pass = self.run_teacher(inputs, data_samples, student_pass)
         return {
-            **scale_losses(student_pass.losses, self.student_loss_weight),
+            **losses,
             **self.soft_label_term(student_pass, teacher_pass, data_samples),
             **self.feature_term(student_pass, teacher_pass, data_samples),
         }

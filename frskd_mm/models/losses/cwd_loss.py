@@ -6,7 +6,7 @@ from torch import Tensor
 
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, POSITIVE, check_arguments
-from frskd_mm.utils.precision import at_least_fp32
+from frskd_mm.utils.precision import at_least_fp32, in_own_precision
 
 from .feature_loss import FeatureLoss
 from .pkd_loss import align
@@ -71,7 +71,7 @@ class CWDLoss(FeatureLoss):
         ours, theirs = (
             feat.flatten(2) / self.temperature
             for feat in (
-                self.adapters[level](at_least_fp32(student)),
+                in_own_precision(self.adapters[level], student),
                 at_least_fp32(teacher),
             )
         )

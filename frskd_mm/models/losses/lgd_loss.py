@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments
-from frskd_mm.utils.precision import at_least_fp32
+from frskd_mm.utils.precision import at_least_fp32, in_own_precision
 
 from .feature_loss import FeatureLoss
 
@@ -86,7 +86,7 @@ class LGDLoss(FeatureLoss):
         adapt = self.adapters[level if len(self.adapters) > 1 else 0]
         ours, theirs = (
             _instance_norm(feat)
-            for feat in (adapt(at_least_fp32(student)), at_least_fp32(teacher))
+            for feat in (in_own_precision(adapt, student), at_least_fp32(teacher))
         )
         squares = (ours - theirs).square()
         return squares.sum() if weight is None else (squares * weight[:, None]).sum()

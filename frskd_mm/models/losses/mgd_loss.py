@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import FRACTION, NOT_NEGATIVE, check_arguments
-from frskd_mm.utils.precision import at_least_fp32
+from frskd_mm.utils.precision import at_least_fp32, in_own_precision
 
 from .feature_loss import FeatureLoss
 from .pkd_loss import align
@@ -75,10 +75,10 @@ class MGDLoss(FeatureLoss):
         self, level: int, student: Tensor, teacher: Tensor, weight: Optional[Tensor]
     ) -> Tensor:
         """Compare the maps of one level, see :class:`FeatureLoss`."""
-        adapted = self.adapters[level](at_least_fp32(student))
+        adapted = in_own_precision(self.adapters[level], student)
         size = (len(adapted), 1, *adapted.shape[2:])
         kept = torch.rand(size, device=adapted.device) <= 1.0 - self.mask_ratio
-        generated = self.generators[level](adapted * kept)
+        generated = in_own_precision(self.generators[level], adapted * kept)
         squares = (generated - at_least_fp32(teacher)).square()
         if weight is not None:
             squares = squares * weight[:, None]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments
-from frskd_mm.utils.precision import at_least_fp32
+from frskd_mm.utils.precision import at_least_fp32, in_own_precision
 
 from .feature_loss import FeatureLoss
 from .weighted_mean import weighted_mean
@@ -90,7 +90,7 @@ class PKDLoss(FeatureLoss):
         self, level: int, student: Tensor, teacher: Tensor, weight: Optional[Tensor]
     ) -> Tensor:
         """Compare the maps of one level, see :class:`FeatureLoss`."""
-        adapted = self.adapters[level](at_least_fp32(student))
+        adapted = in_own_precision(self.adapters[level], student)
         difference = standardise(adapted) - standardise(at_least_fp32(teacher))
         squares = difference.square()
         if weight is None:

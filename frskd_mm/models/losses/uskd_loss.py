@@ -129,6 +129,8 @@ class USKDLoss(nn.Module):
 
     @staticmethod
     def _non_target_loss(logits: Tensor, order: Tensor, targets: Tensor) -> Tensor:
+        if targets.shape[1] >= logits.shape[1]:  # two classes, mixed: none is left
+            return logits.sum() * 0.0
         is_target = torch.zeros_like(order, dtype=torch.bool).scatter(1, targets, True)
         rank = 1 + order.argsort(dim=1, descending=True).argsort(dim=1)
         share = (1.0 / rank.to(order.dtype)).masked_fill(is_target, 0.0)

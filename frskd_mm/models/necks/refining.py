@@ -46,7 +46,8 @@ def learn_neck(
 ) -> List[int]:
     """Find out what a neck gives, and freeze what would never be trained.
 
-    A :class:`RefiningNeck` is asked; any other is run once on zeros.
+    It is run once on zeros. A :class:`RefiningNeck` keeps the number and the sizes of
+    the maps.
 
     Args:
         neck: The built neck.
@@ -59,8 +60,6 @@ def learn_neck(
     Raises:
         ValueError: If it does not return a map for each, of the same size.
     """
-    if isinstance(neck, RefiningNeck):
-        return neck.out_channels
     parameter = next(neck.parameters(), torch.zeros(()))
     feats = [parameter.new_zeros(1, *shape) for shape in shapes]
     with dry_run(neck), torch.enable_grad():

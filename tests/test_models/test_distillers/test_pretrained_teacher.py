@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from toys import terms_of, toy_batch, toy_frskd_cfg, toy_model, toy_student_cfg
 
 from frskd_mm.models.distillers import PretrainedTeacher
+from frskd_mm.utils.recorder import Recorder
 
 FEATURE_TERMS = {
     'loss_at': dict(type='frskd_mm.AttentionTransferLoss'),
@@ -280,7 +281,10 @@ def test_while_the_schedule_is_zero_only_the_labels_teach(checkpoint):
             weight_schedule=dict(begin=2),
         )
     )
-    assert set(terms_of(model(**toy_batch(), mode='loss'))) == {'student.loss'}
+    with Recorder({'runs': (model.distiller.teacher, 'extract_feat')}) as record:
+        terms = terms_of(model(**toy_batch(), mode='loss'))
+    assert set(terms) == {'student.loss'}
+    assert not record.outputs['runs'], 'a teacher that nothing uses costs nothing'
 
 
 def test_building_needs_no_checkpoint_but_training_does(tmp_path):

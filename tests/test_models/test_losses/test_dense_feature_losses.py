@@ -139,6 +139,20 @@ def test_positions_without_weight_do_not_count(name):
     torch.testing.assert_close(*values)
 
 
+@pytest.mark.parametrize('name', LOSSES)
+def test_a_model_cast_to_bf16_is_compared_in_fp32(name):
+    """As strategies do; its adapters are cast with it."""
+    loss = build(name, channels=(3, 3)).bfloat16()
+    student, teacher = (
+        [feat.bfloat16() for feat in maps(seed, channels)]
+        for seed, channels in ((0, (3, 3)), (1, (4, 4)))
+    )
+    value = loss(student, teacher)
+    assert value.dtype == torch.float32
+    assert value.isfinite()
+    assert value > 0
+
+
 @pytest.mark.parametrize('name', ['pkd', 'cwd', 'lgd'])
 def test_equal_maps_of_one_place_are_finite(name):
     loss = build(name)

@@ -141,6 +141,15 @@ def test_even_classifiers_cost_the_entropy():
     torch.testing.assert_close(torch.stack(terms), torch.tensor(expected))
 
 
+def test_two_classes_that_are_mixed_leave_no_others():
+    logits = torch.randn(4, 2, requires_grad=True)
+    scores = torch.tensor([[0.3, 0.7]]).expand(4, 2)
+    terms = USKDLoss()(logits, logits, scores, mixed=True)
+    assert terms[1] == 0
+    sum(terms).backward()
+    assert logits.grad.isfinite().all()
+
+
 def test_half_precision_is_computed_in_full():
     logits = torch.tensor([[60000.0, -60000.0, 3.0]], dtype=torch.float16)
     scores = torch.tensor([[0.0, 0.0, 1.0]])
