@@ -8,18 +8,25 @@ import argparse
 import json
 import os
 import os.path as osp
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, Iterable, List, Sequence, Set
 
 import mmcv
 
 from frskd_mm.engine import load_config
-from frskd_mm.engine.predict import Predictor, as_record, find_images
+from frskd_mm.engine.predict import (
+    Predictor,
+    as_record,
+    find_images,
+    resize_labels,
+)
 from frskd_mm.utils.bar import Bar
 from frskd_mm.utils.command import CommandParser
 from frskd_mm.visualization.images import pixels
 from frskd_mm.visualization.predictions import draw_prediction
 
 RESULTS = 'predictions.json'
+#: What the files of an image end with.
+LABELS, PICTURE = '_labels.png', '.png'
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,15 +86,17 @@ def main() -> None:
     """Predict, write, and say where it is."""
     args = parse_args()
     paths = find_images(args.images)
+    endings = [LABELS] if args.no_pictures else [LABELS, PICTURE]
+    taken: Set[str] = set()
+    names = [free_name(path, taken, endings) for path in paths]
+    check_targets(args.out, taken, paths)
     cfg = load_config(args.config, args.cfg_options)
     size = tuple(args.size) if args.size else None
     predictor = Predictor(cfg, args.checkpoint, size=size, device=args.device)
     os.makedirs(args.out, exist_ok=True)
     records: List[Dict[str, Any]] = []
-    taken: Set[str] = set()
     with Bar(len(paths), 'images') as bar:
-        for path in paths:
-            name = free_name(path, taken)
+        for path, name in zip(paths, names):
             records.append(_predict(predictor, path, name, args))
             bar.advance(description=path)
     target = osp.join(args.out, RESULTS)
@@ -103,28 +112,59 @@ def _predict(
 ) -> Dict[str, Any]:
     seen = predictor.read(path)
     sample = predictor.predict(seen)
-    record = dict(image=path, **as_record(predictor.model, sample, args.score_thr))
+    size = seen.file_size
+    record = dict(
+        image=path, **as_record(predictor.model, sample, args.score_thr, size)
+    )
     if 'pred_sem_seg' in sample:
-        record['labels'] = f'{name}_labels.png'
+        record['labels'] = f'{name}{LABELS}'
         labels = sample.pred_sem_seg.data[0].numpy().astype('uint8')
+        labels = resize_labels(labels, size)
         mmcv.imwrite(labels, osp.join(args.out, record['labels']))
     if not args.no_pictures:
         shown = pixels(seen, predictor.is_bgr)[1]
         drawn = draw_prediction(predictor.model, shown, sample, args.score_thr)
-        record['picture'] = f'{name}.png'
+        record['picture'] = f'{name}{PICTURE}'
         mmcv.imwrite(drawn[..., ::-1], osp.join(args.out, record['picture']))
     return record
 
 
-def free_name(path: str, taken: Set[str]) -> str:
-    """Return a name for an image's files: its own, numbered if that is taken."""
+def free_name(path: str, taken: Set[str], endings: Sequence[str] = (PICTURE,)) -> str:
+    """Return a name for an image's files: its own, numbered if that is taken.
+
+    Args:
+        path: The image.
+        taken: Files of the images before; gets those of this one.
+        endings: Of its files.
+    """
     stem = osp.splitext(osp.basename(path))[0]
     name, number = stem, 1
-    while name in taken:
+    while not taken.isdisjoint(f'{name}{ending}' for ending in endings):
         number += 1
         name = f'{stem}-{number}'
-    taken.add(name)
+    taken.update(f'{name}{ending}' for ending in endings)
     return name
+
+
+def check_targets(out: str, names: Iterable[str], paths: Sequence[str]) -> None:
+    """Refuse to write over the images themselves.
+
+    Args:
+        out: The folder that is written to.
+        names: Files that are written there.
+        paths: The images.
+
+    Raises:
+        ValueError: If one of the files is an image that is read.
+    """
+    read = set(map(osp.realpath, paths))
+    for name in sorted(names):
+        target = osp.realpath(osp.join(out, name))
+        if target in read:
+            raise ValueError(
+                f'{target} is an image that is read, and --out {out} would put a '
+                'picture in its place. Give another folder.'
+            )
 
 
 def summary(record: Dict[str, Any]) -> str:

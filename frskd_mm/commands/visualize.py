@@ -7,7 +7,7 @@ disagree, and their attention maps per level. Without images, some of the test s
 import argparse
 import os
 import os.path as osp
-from typing import List, Set, Union
+from typing import List, Set
 
 import mmcv
 import numpy as np
@@ -20,7 +20,12 @@ from frskd_mm.utils.optional import require_packages
 from frskd_mm.visualization.images import Seen, pixels
 from frskd_mm.visualization.inside import check_has_inside, draw_inside
 
-from .predict import add_image_options, check_image_options, free_name
+from .predict import (
+    add_image_options,
+    check_image_options,
+    check_targets,
+    free_name,
+)
 
 NUM_IMAGES = 4
 
@@ -58,21 +63,23 @@ def main() -> None:
     args = parse_args()
     require_packages('visualize', matplotlib='matplotlib')
     paths = find_images(args.images)
+    taken: Set[str] = set()
+    names = [free_name(path, taken) for path in paths]
+    check_targets(args.out, taken, paths)
     cfg = load_config(args.config, args.cfg_options)
     size = tuple(args.size) if args.size else None
     predictor = Predictor(cfg, args.checkpoint, True, size=size, device=args.device)
     check_has_inside(predictor.model)
     os.makedirs(args.out, exist_ok=True)
-    taken: Set[str] = set()
     written = []
     indices = [] if paths else choose(args.indices, predictor)
     with Bar(len(paths) + len(indices), 'images') as bar:
-        images: List[Union[str, int]] = [*paths, *indices]
-        for item in images:
-            if isinstance(item, str):
-                seen, name = predictor.read(item), free_name(item, taken)
+        for number in range(len(paths) + len(indices)):
+            if paths:
+                seen, name = predictor.read(paths[number]), names[number]
             else:
-                seen, name = predictor.take(item), f'test_{item}'
+                index = indices[number]
+                seen, name = predictor.take(index), f'test_{index}'
             written.append(osp.join(args.out, f'{name}.png'))
             mmcv.imwrite(picture(predictor, seen, args.score_thr), written[-1])
             bar.advance(description=seen.name)

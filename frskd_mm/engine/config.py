@@ -1,10 +1,11 @@
 """Reading configs and applying command-line options."""
 
 import difflib
+import logging
 import os
 import os.path as osp
 import traceback
-from glob import glob
+from glob import escape, glob
 from importlib.util import find_spec
 from typing import Any, Callable, List, Optional, Sequence
 
@@ -13,10 +14,11 @@ from mmengine.dataset import ConcatDataset
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
 from mmengine.hub import get_config
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from frskd_mm.registry import MODELS
-from frskd_mm.utils.checkpoint_files import find_damage
+from frskd_mm.models.distilled import is_distilled
+from frskd_mm.utils.checkpoint_files import find_damage, has_checkpoints
 from frskd_mm.utils.environment import (
     DETECTION_SCOPES,
     EXTRAS,
@@ -24,6 +26,7 @@ from frskd_mm.utils.environment import (
     has_host,
     missing_host,
 )
+from frskd_mm.utils.model import class_of
 from frskd_mm.utils.scope import drop_own_scope
 
 CONFIG_ENDINGS = ('.py', '.json', '.yaml', '.yml')
@@ -92,7 +95,7 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
 
 def _check_config_file(path: str) -> None:
     if osp.isdir(path):
-        found = sorted(glob(osp.join(path, '*.py')))
+        found = sorted(glob(osp.join(escape(path), '*.py')))
         raise FileNotFoundError(
             f'{path} is a folder. Name a config file'
             f'{f", such as {found[0]}" if found else ""}.'
@@ -188,7 +191,7 @@ def _no_such_file(kind: str, path: str) -> str:
     extension = osp.splitext(path)[1]
     folder = osp.dirname(path) or '.'
     neighbours = [
-        osp.basename(name) for name in glob(osp.join(folder, f'*{extension}'))
+        osp.basename(name) for name in glob(osp.join(escape(folder), f'*{extension}'))
     ]
     similar: List[str] = difflib.get_close_matches(osp.basename(path), neighbours)
     hint = f' Similar: {", ".join(osp.join(folder, s) for s in similar)}.'
@@ -207,7 +210,7 @@ def check_checkpoint_file(path: str) -> None:
     if '://' in path:
         return
     if osp.isdir(path):
-        found = sorted(glob(osp.join(path, '*.pth')))
+        found = sorted(glob(osp.join(escape(path), '*.pth')))
         raise FileNotFoundError(
             f'{path} is a folder. Name a checkpoint, such as '
             f'{found[-1] if found else osp.join(path, "epoch_1.pth")}.'
@@ -243,12 +246,34 @@ def check_data_roots(cfg: Config, loaders: Sequence[str]) -> None:
             dataset, key = dataset.dataset, f'{key}.dataset'
         root = dataset.get('data_root')
         is_local = root and '://' not in root and not dataset.get('backend_args')
-        if is_local and not osp.isdir(root):
+        if is_local and _depends_on_root(dataset) and not osp.isdir(root):
             raise FileNotFoundError(
                 f'There is no folder {osp.abspath(root)} for the {key}. Put the data '
                 f'there or set {key}.data_root; the configs of frskd_mm look in the '
                 'folder that the environment variable FRSKD_DATA names.'
             )
+
+
+def _depends_on_root(dataset: Any) -> bool:
+    """Whether MMEngine joins a path of a data set to its data_root."""
+    prefixes = dataset.get('data_prefix') or {}
+    paths = [dataset.get('ann_file'), *prefixes.values()]
+    return not prefixes or not all(
+        isinstance(path, str) and (osp.isabs(path) or '://' in path)
+        for path in paths
+        if path is not None
+    )
+
+
+def _is_checkpoint(folder: str) -> bool:
+    return folder.rstrip('/').endswith('.pth')
+
+
+def out_folders(cfg: Config) -> List[str]:
+    """Return where MMEngine's hook puts checkpoints beside the work directory."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    name = osp.basename(osp.abspath(cfg.work_dir))
+    return [osp.join(str(hook['out_dir']), name)] if hook.get('out_dir') else []
 
 
 def check_sample_indices(cfg: Config) -> None:
@@ -261,7 +286,7 @@ def check_sample_indices(cfg: Config) -> None:
     loader = cfg.get('train_dataloader') or {}
     if 'type' not in distiller or 'dataset' not in loader:
         return
-    method = MODELS.get(distiller['type'])
+    method = class_of(distiller)
     if not getattr(method, 'reads_sample_idx', False):
         return
     kind = dataset_class(inner_dataset(loader['dataset']), cfg.get('default_scope'))
@@ -335,7 +360,7 @@ def configure_run(
             f'{cfg.filename or "The config"} has no model=dict(...). Is it one of the '
             'files that others inherit?'
         )
-    if 'distiller' in cfg.model and cfg.model.get('type') != 'frskd_mm.Distilled':
+    if 'distiller' in cfg.model and not is_distilled(cfg.model):
         raise ValueError(
             'The options set model.distiller, but nothing distils the '
             f'{cfg.model.type}. Name a method, as --method frskd, or give a config '
@@ -345,9 +370,19 @@ def configure_run(
     check_launcher(launcher)
     cfg.launcher = launcher
     if resume == 'auto':
-        cfg.resume, cfg.load_from = True, None
+        if cfg.get('load_from') and not has_checkpoints(work_dir, out_folders(cfg)):
+            print_log(
+                f'No checkpoint in {work_dir}: the run begins anew, from '
+                f'{cfg.load_from}.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        else:
+            cfg.resume, cfg.load_from = True, None
     elif resume is not None:
-        check_checkpoint_file(resume)
+        # Those of DeepSpeed are folders.
+        if not (cfg.get('strategy') and osp.isdir(resume) and _is_checkpoint(resume)):
+            check_checkpoint_file(resume)
         cfg.resume, cfg.load_from = True, resume
     if amp:
         if cfg.get('strategy', {}).get('type') == 'DeepSpeedStrategy':
@@ -400,3 +435,15 @@ def outer_pipeline(dataset: Any) -> List[Any]:
     while 'pipeline' not in dataset and 'dataset' in dataset:
         dataset = dataset['dataset']
     return list(dataset.get('pipeline') or [])
+
+
+def loads_files(dataset: Any) -> bool:
+    """Whether a data set's pipeline loads image files."""
+    steps = outer_pipeline(dataset)
+    return any(step_kind(step) == 'LoadImageFromFile' for step in steps)
+
+
+def step_kind(step: Any) -> str:
+    """Return the last part of a transform's type, which may be a class."""
+    kind = step.get('type')
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]

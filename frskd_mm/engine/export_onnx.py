@@ -15,6 +15,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from frskd_mm.models.distilled import is_distilled
 from frskd_mm.models.tasks import (
     ClassificationTask,
     DetectionTask,
@@ -27,7 +28,7 @@ from frskd_mm.utils.model import input_channels
 from frskd_mm.utils.optional import require_packages
 from frskd_mm.utils.random import isolated_rng
 
-from .config import check_checkpoint_file, outer_pipeline
+from .config import check_checkpoint_file, loads_files, outer_pipeline
 from .export import load_student, student_weights
 from .wrap import student_config
 
@@ -120,7 +121,7 @@ def export_graph(
         ImportError: If onnx, onnxscript or onnxruntime are needed and missing.
     """
     _check(format, out)
-    plain = student_config(cfg) if cfg.model.type == 'frskd_mm.Distilled' else cfg
+    plain = student_config(cfg) if is_distilled(cfg.model) else cfg
     model, meta = _load(cfg, plain, checkpoint)
     task = TASKS[type(task_of(model))]
     _check_detector(model, task)
@@ -229,25 +230,27 @@ def _metadata(
     image_size: Tuple[int, int],
 ) -> Dict[str, str]:
     """Return what whoever runs the graph has to know, each as JSON."""
+    # As MMEngine's runner: the one at the top is for models without their own.
     preprocessor = dict(
-        cfg.get('data_preprocessor') or cfg.model.get('data_preprocessor') or {}
+        cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     )
     to_rgb = preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb')
     pads = ('pad_size_divisor', 'size', 'size_divisor', 'pad_val')
     test = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
+    dataset = test.get('dataset') or {}
     dataset_meta = meta.get('dataset_meta') or {}
     values = dict(
         task=task,
         classes=list(dataset_meta.get('classes') or dataset_meta.get('CLASSES') or []),
         image_size=list(image_size),
         preprocessing=dict(
-            # OpenMMLab's loaders give BGR.
-            channels='RGB' if to_rgb else 'BGR',
+            # OpenMMLab's loaders give BGR, data in memory are RGB already.
+            channels='RGB' if bool(to_rgb) == loads_files(dataset) else 'BGR',
             mean=preprocessor.get('mean'),
             std=preprocessor.get('std'),
             layout='NCHW',
             padding={key: preprocessor[key] for key in pads if key in preprocessor},
-            pipeline=_pipeline_of(test.get('dataset') or {}),
+            pipeline=_pipeline_of(dataset),
         ),
         outputs=list(outputs),
     )

@@ -98,6 +98,8 @@ class _Heartbeat:
         while not distributed.is_initialized():
             if self._stopping.wait(self.interval):
                 return
+        if not {'MASTER_ADDR', 'MASTER_PORT'} <= os.environ.keys():
+            return  # a group that met otherwise, whose store is not known
         rank, size = distributed.get_rank(), distributed.get_world_size()
         counts = dict.fromkeys(set(range(size)) - {rank}, 0)
         self._answered = time.monotonic()

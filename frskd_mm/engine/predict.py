@@ -2,7 +2,7 @@
 
 import os.path as osp
 from copy import deepcopy
-from glob import glob
+from glob import escape, glob
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import cv2
@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
-from frskd_mm.models.distilled import DISTILLER_PREFIX, Distilled
+from frskd_mm.models.distilled import DISTILLER_PREFIX, Distilled, is_distilled
 from frskd_mm.utils.checkpoint import (
     find_loading_misfits,
     summarize_misfits,
@@ -32,7 +32,9 @@ from .config import (
     check_checkpoint_file,
     dataset_class,
     inner_dataset,
+    loads_files,
     outer_pipeline,
+    step_kind,
 )
 from .export import student_weights
 from .runs import AUXILIARY_PREFIX
@@ -40,7 +42,6 @@ from .wrap import student_config
 
 #: What a folder's images end with.
 IMAGE_ENDINGS = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
-DISTILLED = 'frskd_mm.Distilled'
 #: How many classes of a classifier are written down.
 TOP = 5
 
@@ -57,7 +58,7 @@ def find_images(paths: Sequence[str]) -> List[str]:
         if osp.isdir(path):
             inside = sorted(
                 name
-                for name in glob(osp.join(path, '**', '*'), recursive=True)
+                for name in glob(osp.join(escape(path), '**', '*'), recursive=True)
                 if name.lower().endswith(IMAGE_ENDINGS)
             )
             if not inside:
@@ -109,13 +110,13 @@ class Predictor:
                 'whose pipeline prepares the images. Give a complete config.'
             )
         require_cuda_ops(cfg.get('default_scope'))
-        is_distilled = cfg.model.get('type') == DISTILLED
-        if self_teacher and not is_distilled:
+        distilled = is_distilled(cfg.model)
+        if self_teacher and not distilled:
             raise ValueError(
                 'The config is of a plain student, which has no self-teacher. Pass '
                 'the config that the distilled model was trained with.'
             )
-        own = cfg if self_teacher or not is_distilled else student_config(cfg)
+        own = cfg if self_teacher or not distilled else student_config(cfg)
         self.cfg = own
         self.scope = own.get('default_scope')
         self.size = size
@@ -125,7 +126,7 @@ class Predictor:
         self.model = _load(own, weights_of(loaded), checkpoint, self_teacher).to(device)
         self.meta = self._find_meta(loaded.get('meta', {}))
         self.model.dataset_meta = self.meta
-        self._pipeline: Optional[Callable[[str], Dict[str, Any]]] = None
+        self._pipeline: Optional[Callable[[str], Tuple[Any, Tuple[int, int]]]] = None
         self._dataset: Any = None
 
     @property
@@ -140,7 +141,7 @@ class Predictor:
     @property
     def reads_files(self) -> bool:
         """Whether the test pipeline loads image files."""
-        return any(_kind(step) == 'LoadImageFromFile' for step in self._steps())
+        return loads_files(self.cfg.test_dataloader.dataset)
 
     @property
     def is_bgr(self) -> bool:
@@ -156,7 +157,8 @@ class Predictor:
         if self._pipeline is None:
             self._pipeline = self._make_pipeline()
         with DefaultScope.overwrite_default_scope(self.scope):
-            return Seen(self._pipeline(path), path)
+            packed, size = self._pipeline(path)
+            return Seen(packed, path, size)
 
     def check_index(self, index: int) -> None:
         """Require that the test set has an image of this number.
@@ -185,11 +187,16 @@ class Predictor:
     def _steps(self) -> List[dict]:
         return outer_pipeline(self.cfg.test_dataloader.dataset)
 
-    def _make_pipeline(self) -> Callable[[str], Dict[str, Any]]:
-        """Return the test pipeline for files: it loads no annotations."""
+    def _make_pipeline(self) -> Callable[[str], Tuple[Any, Tuple[int, int]]]:
+        """Return the test pipeline for files: it loads no annotations.
+
+        What it returns beside the packed image is the file's height and width.
+        """
         steps = self._steps()
-        loaders = [step for step in steps if _kind(step) == 'LoadImageFromFile']
-        own = [step for step in steps if not _kind(step).startswith(('Load', 'Filter'))]
+        loaders = [step for step in steps if step_kind(step) == 'LoadImageFromFile']
+        own = [
+            step for step in steps if not step_kind(step).startswith(('Load', 'Filter'))
+        ]
         with DefaultScope.overwrite_default_scope(self.scope), explained(self.cfg):
             load = TRANSFORMS.build(dict(loaders[0])) if loaders else None
             pipeline = Compose([dict(step) for step in own])
@@ -199,7 +206,7 @@ class Predictor:
             height, width = self.dataset[0]['inputs'].shape[-2:]
             size = (height, width)
 
-        def run(path: str) -> Dict[str, Any]:
+        def run(path: str) -> Tuple[Any, Tuple[int, int]]:
             image = cv2.imread(path, cv2.IMREAD_COLOR)
             if image is None:
                 raise ValueError(f'{path} is damaged: OpenCV cannot read it.')
@@ -209,6 +216,7 @@ class Predictor:
                 image = results['img']
             elif not self.is_bgr:
                 image = image[..., ::-1]
+            height, width = image.shape[:2]
             if size is not None:
                 image = cv2.resize(np.ascontiguousarray(image), size[::-1])
             results.update(
@@ -220,7 +228,7 @@ class Predictor:
                 seg_fields=[],
                 reduce_zero_label=False,
             )
-            return pipeline(results)
+            return pipeline(results), (height, width)
 
         return run
 
@@ -234,11 +242,6 @@ class Predictor:
         }
         merged = {**{k.lower(): v for k, v in own.items()}, **found}
         return {k: v for k, v in merged.items() if v is not None}
-
-
-def _kind(step: Any) -> str:
-    kind = step.get('type')
-    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
 def _load(
@@ -264,18 +267,25 @@ def _load(
     return model.eval()
 
 
-def as_record(model: BaseModel, sample: Any, score_thr: float = 0.0) -> Dict[str, Any]:
+def as_record(
+    model: BaseModel,
+    sample: Any,
+    score_thr: float = 0.0,
+    size: Optional[Tuple[int, int]] = None,
+) -> Dict[str, Any]:
     """Return a prediction for JSON.
 
     Args:
         model: Whose it is; has ``dataset_meta``.
         sample: The host's data sample, on the CPU.
         score_thr: Boxes that score less are left out.
+        size: Height and width of the file, in whose pixels boxes and masks are
+            given; by default in those of the image that the model was given.
 
     Returns:
         dict[str, Any]: Of a classifier the best classes with their scores, of a
         segmentor the share of each class that is there, of a detector the objects,
-        with boxes as (left, top, right, bottom) in pixels of the image.
+        with boxes as (left, top, right, bottom).
     """
     names = model.dataset_meta.get('classes')
 
@@ -301,16 +311,29 @@ def as_record(model: BaseModel, sample: Any, score_thr: float = 0.0) -> Dict[str
         )
     found = sample.pred_instances
     found = found[found.scores >= score_thr]
+    seen = sample.metainfo.get('ori_shape', size)
+    rows, columns = (s / o for s, o in zip(size, seen)) if size else (1.0, 1.0)
+    boxes = found.bboxes * found.bboxes.new_tensor([columns, rows, columns, rows])
     objects = [
         dict(label=label, name=name_of(label), score=score, box=box)
         for label, score, box in zip(
-            found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist()
+            found.labels.tolist(), found.scores.tolist(), boxes.tolist()
         )
     ]
     if 'masks' in found:
         for entry, mask in zip(objects, found.masks):
-            entry['mask'] = _run_lengths(mask.numpy())
+            entry['mask'] = _run_lengths(resize_labels(mask.numpy(), size))
     return dict(objects=objects)
+
+
+def resize_labels(labels: np.ndarray, size: Optional[Tuple[int, int]]) -> np.ndarray:
+    """Return a label map or mask (H, W) at another size, by its nearest pixels."""
+    if size is None or labels.shape == tuple(size):
+        return labels
+    resized = cv2.resize(
+        labels.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST
+    )
+    return resized.astype(labels.dtype)
 
 
 def _run_lengths(mask: np.ndarray) -> Dict[str, Any]:

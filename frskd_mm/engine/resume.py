@@ -1,6 +1,5 @@
 """What is checked before a run goes on from a checkpoint."""
 
-import os.path as osp
 from typing import Any, Dict, List
 
 from mmengine.config import Config
@@ -13,6 +12,8 @@ from frskd_mm.hooks.exact_resume_hook import KEY, is_followed
 from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits, weights_of
 from frskd_mm.utils.checkpoint_files import find_checkpoint
 from frskd_mm.utils.model import unwrap
+
+from .config import out_folders
 
 INSTEAD = (
     "or begin a new one from its weights with --cfg-options load_from='...' instead "
@@ -55,8 +56,7 @@ def choose_checkpoint(runner: Runner, cfg: Config) -> None:
     """
     if not cfg.get('resume') or cfg.get('load_from'):
         return
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    found = find_checkpoint(cfg.work_dir, _folders(cfg.work_dir, hook.get('out_dir')))
+    found = find_checkpoint(cfg.work_dir, out_folders(cfg))
     for line in found.damaged:
         runner.logger.warning(f'Damaged checkpoint {line}. The one before is used.')
     if found.damaged and found.path is None:
@@ -70,12 +70,6 @@ def choose_checkpoint(runner: Runner, cfg: Config) -> None:
         runner.logger.warning(f'No checkpoint in {cfg.work_dir}: the run begins anew.')
     runner._load_from = found.path  # not in the config, which is kept
     runner._resume = found.path is not None
-
-
-def _folders(work_dir: str, out_dir: Any) -> List[str]:
-    """Return where MMEngine's hook puts checkpoints."""
-    name = osp.basename(osp.abspath(work_dir))
-    return [osp.join(str(out_dir), name)] if out_dir else []
 
 
 def check_resumable(runner: Runner, cfg: Config, was_finished: bool) -> None:

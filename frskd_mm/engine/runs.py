@@ -1,8 +1,10 @@
 """Training and testing through MMEngine's runner."""
 
 import signal
+import threading
+from contextlib import contextmanager
 from types import FrameType
-from typing import Dict, Optional, Sequence
+from typing import Dict, Iterator, Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -93,24 +95,45 @@ def train(cfg: Config, hooks: Sequence[Hook] = ()) -> Runner:
     require_compile(cfg.get('compile'))
     check_data_roots(cfg, ['train_dataloader', 'val_dataloader'])
     check_sample_indices(cfg)
-    signal.signal(signal.SIGTERM, _stop)
-    with checkpoints_as_data(cfg), watch_processes(cfg), hold_work_dir(
-        cfg.work_dir, cfg.get('launcher', 'none')
-    ) as lock:
-        runner = build_runner(cfg)
-        for hook in hooks:
-            runner.register_hook(hook)
-        choose_checkpoint(runner, cfg)
+    held = hold_work_dir(cfg.work_dir, cfg.get('launcher', 'none'))
+    safe = checkpoints_as_data(cfg)
+    with _sigterm_stops(), safe, watch_processes(cfg), held as lock:
         try:
+            runner = build_runner(cfg)
+            for hook in hooks:
+                runner.register_hook(hook)
+            choose_checkpoint(runner, cfg)
             with explained(cfg):  # loops, data sets and optimisers are built there
                 _check_batches(runner)
                 if cfg.get('resume') and isinstance(runner, Runner):
                     check_resumable(runner, cfg, lock.was_finished)
+        except BaseException:
+            if lock.was_finished:  # and still is: nothing was trained
+                lock.note('finished')
+            raise
+        try:
+            with explained(cfg):
                 runner.train()
         finally:
             report_skipped(runner.log_dir)
         lock.note('finished')
     return runner
+
+
+@contextmanager
+def _sigterm_stops() -> Iterator[None]:
+    """Let SIGTERM end what runs inside as an exception does.
+
+    Python lets only the main thread choose that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_batches(runner: Runner) -> None:
@@ -169,6 +192,11 @@ def evaluate(
 def _evaluate(cfg: Config, checkpoint: str, self_teacher: bool) -> Dict[str, float]:
     cfg.load_from, cfg.resume = checkpoint, False
     runner = build_runner(cfg)
+    if self_teacher and not isinstance(runner, Runner):
+        raise ValueError(
+            f'--self-teacher needs the plain Runner, not the {type(runner).__name__}. '
+            'Test with runner_type=Runner and without the strategy.'
+        )
     model = unwrap(runner.model)
     if self_teacher and not isinstance(model, Distilled):
         raise ValueError(

@@ -76,13 +76,23 @@ def _check_label_map(
             f'The label map is of {size[0]}x{size[1]} pixels, but the image of '
             f'{image[0]}x{image[1]}'
         )
-    ignored = getattr(dataset, 'ignore_index', IGNORED)
+    ignored = _ignored(dataset)
     # With one class, a single logit tells it (1) from the rest (0).
     limit = None if num_classes is None else max(num_classes, 2)
     _check_classes(labels, limit, ignored)
     path = annotation.metainfo.get('seg_map_path')
     if path is not None and _uses_host_loader(dataset):
         _check_depth(path)
+
+
+def _ignored(dataset: Any) -> int:
+    """Return the label that a data set ignores, or the one within a wrapper."""
+    while not hasattr(dataset, 'ignore_index'):
+        inner = getattr(dataset, 'dataset', None) or getattr(dataset, 'datasets', None)
+        if not inner:
+            return IGNORED
+        dataset = inner[0] if isinstance(inner, (list, tuple)) else inner
+    return dataset.ignore_index
 
 
 def _check_classes(

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from typing import Dict, Iterator, Optional, TextIO
 
 LOCK = 'training.lock'
-#: Where launchers say which process this is.
-RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+#: Where a launcher says which process this is. Of another one around it, as of an
+#: mpirun within a Slurm job, all processes may have the same.
+RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 
 
 class WorkDirLock:
@@ -52,8 +53,7 @@ def hold_work_dir(work_dir: str, launcher: str = 'none') -> Iterator[WorkDirLock
     Raises:
         BlockingIOError: If another process trains there.
     """
-    ranks = [os.environ[name] for name in RANKS if name in os.environ]
-    if launcher != 'none' and ranks and ranks[0] != '0':
+    if os.environ.get(RANKS.get(launcher, ''), '0') != '0':
         yield WorkDirLock()
         return
     os.makedirs(work_dir, exist_ok=True)

@@ -7,14 +7,14 @@ from typing import Any, Dict, List, Optional, Union
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from frskd_mm.models.distilled import DISTILLED, is_distilled
 from frskd_mm.models.tasks import (
     ClassificationTask,
     DetectionTask,
     SegmentationTask,
     task_of,
 )
-from frskd_mm.registry import MODELS
-from frskd_mm.utils.model import build_model
+from frskd_mm.utils.model import build_model, class_of
 from frskd_mm.utils.random import isolated_rng
 
 from .config import check_sample_indices
@@ -25,7 +25,7 @@ from .methods import PLAIN, check_changes, method_name, read_method
 TASK_NAMES = {ClassificationTask: 'cls', DetectionTask: 'det', SegmentationTask: 'seg'}
 #: Variables that a method's files leave in a config that inherits them.
 LEFTOVERS = ('student', 'teacher', 'distiller', 'dataset_wrapper')
-DISTILLER_HOOKS = ('frskd_mm.AggregatedPredictionHook',)
+DISTILLER_HOOKS = ('AggregatedPredictionHook', 'InsideHook', 'SelfTeacherMetricHook')
 
 
 def wrap(
@@ -89,9 +89,9 @@ def wrap(
             settings.merge_from_dict(dict(distiller=distiller or {}))
             chosen = settings.pop('distiller')
             task.check_student(built)
-            if getattr(MODELS.get(chosen.type), 'reads_levels', False):
+            if getattr(class_of(chosen), 'reads_levels', False):
                 fit_input_size(task, cfg, built, chosen)
-            model = dict(type='frskd_mm.Distilled', student=student, distiller=chosen)
+            model = dict(type=DISTILLED, student=student, distiller=chosen)
         elif given or distiller:
             raise ValueError(
                 f'{method} has no distiller, but settings for one were given: '
@@ -118,7 +118,7 @@ def student_config(cfg: Config) -> Config:
     Raises:
         ValueError: If the model is not distilled.
     """
-    if cfg.model.get('type') != 'frskd_mm.Distilled':
+    if not is_distilled(cfg.model):
         raise ValueError(
             f'The model of the config is {cfg.model.get("type")!r}, not '
             'frskd_mm.Distilled: it is a plain model already.'
@@ -131,7 +131,7 @@ def student_config(cfg: Config) -> Config:
         plain['train_dataloader'] = _without_pairs(plain['train_dataloader'])
     if plain.get('custom_hooks'):
         hooks = plain['custom_hooks']
-        plain['custom_hooks'] = [h for h in hooks if h['type'] not in DISTILLER_HOOKS]
+        plain['custom_hooks'] = [h for h in hooks if not _needs_distiller(h)]
     if plain.get('custom_imports'):
         imports = [name for name in _imports(plain) if name != 'frskd_mm']
         plain['custom_imports']['imports'] = imports
@@ -146,11 +146,23 @@ def _without_pairs(part: Any) -> Any:
         return type(part)(map(_without_pairs, part))
     if not isinstance(part, dict):
         return part
-    if part.get('type') == 'frskd_mm.PairDataset':
+    kind = _name_of(part.get('type'))
+    if kind == 'PairDataset':
         return _without_pairs(part['dataset'])
-    if part.get('type') == 'frskd_mm.collate_pairs':
+    if kind == 'collate_pairs':
         return dict(type=part.get('collate', 'default_collate'))
     return {key: _without_pairs(value) for key, value in part.items()}
+
+
+def _needs_distiller(hook: Any) -> bool:
+    """Whether a hook of custom_hooks is refused by a plain model."""
+    kind = hook.get('type') if isinstance(hook, dict) else type(hook)
+    return _name_of(kind) in DISTILLER_HOOKS
+
+
+def _name_of(kind: Any) -> str:
+    """Return the last part of a type, which may be a class in a config."""
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
 def _check_plain(cfg: Config) -> None:
@@ -159,7 +171,7 @@ def _check_plain(cfg: Config) -> None:
             f'{cfg.filename or "The config"} has no model=dict(type=...) to distil. '
             'Is it one of the files that others inherit?'
         )
-    if cfg.model.type == 'frskd_mm.Distilled':
+    if is_distilled(cfg.model):
         raise ValueError(
             'The model of the config is distilled already. Leave --method out, or '
             'give the config of its plain student.'

@@ -1,6 +1,8 @@
 """What the self-teacher itself scores, beside its student."""
 
-from typing import Any, Dict
+import os.path as osp
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Sequence
 
 import torch
 from mmengine.hooks import Hook
@@ -12,6 +14,27 @@ from frskd_mm.utils.arguments import at_least, check_arguments
 from frskd_mm.utils.metrics import numbers_of
 from frskd_mm.utils.model import unwrap
 from frskd_mm.utils.random import isolated_rng
+
+#: Where metrics of the hosts, and Calibration, say which files they write.
+OUTPUTS = ('out_file', 'outfile_prefix', 'output_dir')
+
+
+@contextmanager
+def _own_files(metrics: Sequence[Any]) -> Iterator[None]:
+    """Let metrics write the self-teacher's predictions beside the student's."""
+    kept = []
+    for metric in metrics:
+        for name in OUTPUTS:
+            given = getattr(metric, name, None)
+            if isinstance(given, str):
+                kept.append((metric, name, given))
+                folder, file = osp.split(given.rstrip('/'))
+                setattr(metric, name, osp.join(folder, f'self_teacher_{file}'))
+    try:
+        yield
+    finally:
+        for metric, name, given in kept:
+            setattr(metric, name, given)
 
 
 @HOOKS.register_module()
@@ -71,9 +94,10 @@ class SelfTeacherMetricHook(Hook):
     def _run(self, runner: Runner) -> Dict[str, Any]:
         loop: Any = runner.val_loop
         runner.model.eval()
-        with isolated_rng(), unwrap(runner.model).as_self_teacher():
-            for data_batch in loop.dataloader:
-                with autocast(enabled=loop.fp16):
-                    outputs = runner.model.val_step(data_batch)
-                loop.evaluator.process(data_samples=outputs, data_batch=data_batch)
-        return loop.evaluator.evaluate(len(loop.dataloader.dataset))
+        with _own_files(loop.evaluator.metrics):
+            with isolated_rng(), unwrap(runner.model).as_self_teacher():
+                for data_batch in loop.dataloader:
+                    with autocast(enabled=loop.fp16):
+                        outputs = runner.model.val_step(data_batch)
+                    loop.evaluator.process(data_samples=outputs, data_batch=data_batch)
+            return loop.evaluator.evaluate(len(loop.dataloader.dataset))

@@ -2,7 +2,7 @@
 
 import json
 import os.path as osp
-from glob import glob
+from glob import escape, glob
 from typing import Any, Dict, List, Tuple
 
 
@@ -21,7 +21,7 @@ def read_scalars(work_dir: str) -> List[Dict[str, Any]]:
     Raises:
         FileNotFoundError: If there is none.
     """
-    paths = sorted(glob(osp.join(work_dir, '*', 'vis_data', 'scalars.json')))
+    paths = sorted(glob(osp.join(escape(work_dir), '*', 'vis_data', 'scalars.json')))
     if not paths:
         raise FileNotFoundError(
             f'{work_dir} has no log of a training (*/vis_data/scalars.json).'

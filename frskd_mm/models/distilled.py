@@ -3,7 +3,17 @@
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import lru_cache, partial
-from typing import Any, Dict, Iterator, Optional, Sequence, SupportsIndex, Tuple, Type
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    Mapping,
+    Optional,
+    Sequence,
+    SupportsIndex,
+    Tuple,
+    Type,
+)
 
 import torch
 from mmengine.config import ConfigDict
@@ -25,6 +35,7 @@ from frskd_mm.utils.random import isolated_rng
 from frskd_mm.utils.recorder import bind_forward, shadow, unshadow
 from frskd_mm.utils.scope import drop_own_scope
 
+DISTILLED = 'frskd_mm.Distilled'
 DISTILLER_PREFIX = 'distiller.'
 #: Of a backbone's tensors, how many pretrained weights have to fit.
 LEAST_SHARE = 0.5
@@ -164,6 +175,15 @@ def distilled_class(student_class: type) -> Type[Distilled]:
 def _empty_instance(student_class: type) -> Distilled:
     cls = distilled_class(student_class)
     return cls.__new__(cls)
+
+
+def is_distilled(model: Mapping[str, Any]) -> bool:
+    """Whether a model's config is that of :class:`Distilled`.
+
+    Args:
+        model: Its type is the name, or :func:`distill` in a pure Python config.
+    """
+    return model.get('type') in (DISTILLED, distill)
 
 
 @MODELS.register_module(name='Distilled')

@@ -8,7 +8,7 @@ import hashlib
 import os
 import os.path as osp
 import zipfile
-from glob import glob
+from glob import escape, glob
 from struct import pack, unpack
 from typing import Any, BinaryIO, Iterator, List, NamedTuple, Optional, Sequence, Union
 
@@ -177,13 +177,18 @@ def find_checkpoint(work_dir: str, folders: Sequence[str] = ()) -> Found:
     return Found(None, damaged)
 
 
+def has_checkpoints(work_dir: str, folders: Sequence[str] = ()) -> bool:
+    """Whether a run has left any there, whole or damaged."""
+    return next(_candidates(work_dir, folders), None) is not None
+
+
 def _candidates(work_dir: str, folders: Sequence[str]) -> Iterator[str]:
     named = _read_name(osp.join(work_dir, 'last_checkpoint'))
     if named and osp.exists(named):
         yield named
     # Not best_*.pth: they lack the optimiser.
     patterns = [
-        osp.join(folder, f'{unit}_*.pth')
+        osp.join(escape(folder), f'{unit}_*.pth')
         for folder in dict.fromkeys([work_dir, *folders, osp.dirname(named or '')])
         if folder
         for unit in ('epoch', 'iter')

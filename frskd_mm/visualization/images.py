@@ -1,6 +1,6 @@
 """Images between a pipeline and a picture."""
 
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -14,6 +14,8 @@ class Seen(NamedTuple):
     packed: Dict[str, Any]
     #: File, or number in the test set.
     name: str
+    #: Height and width of the file; None of images that are in memory.
+    file_size: Optional[Tuple[int, int]] = None
 
 
 def is_bgr(model: BaseModel, from_files: bool) -> bool:

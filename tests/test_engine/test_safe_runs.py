@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -26,11 +27,11 @@ from small_runs import (
     state,
 )
 
-from frskd_mm.engine import train
+from frskd_mm.engine import configure_run, load_config, train
 from frskd_mm.engine.runs import build_runner
 from frskd_mm.engine.work_dir_lock import LOCK, hold_work_dir
 from frskd_mm.hooks import NonFiniteHook, SafeCheckpointHook
-from frskd_mm.utils.checkpoint_files import find_damage
+from frskd_mm.utils.checkpoint_files import find_checkpoint, find_damage
 
 
 @pytest.fixture(scope='module')
@@ -84,6 +85,59 @@ def test_without_a_whole_checkpoint_nothing_begins(finished, tmp_path):
 def test_resuming_what_is_finished_is_refused(finished):
     with pytest.raises(ValueError, match='finished: .*2 of 2 epochs.*max_epochs'):
         run(finished, path=PLAIN, resume='auto')
+
+    # And it is still known to be, whatever was refused in between.
+    with pytest.raises(ValueError, match='finished'):
+        run(finished, path=PLAIN, resume='auto')
+
+
+def test_resuming_without_a_checkpoint_begins_from_the_given_weights(
+    finished, tmp_path
+):
+    weights = str(finished / 'epoch_1.pth')
+    cfg = configure_run(
+        load_config(PLAIN, {'load_from': weights}), str(tmp_path / 'new'), resume='auto'
+    )
+    assert (cfg.load_from, cfg.get('resume')) == (weights, False)
+    folder = unfinished(finished, tmp_path / 'run[1]')
+    (folder / 'last_checkpoint').unlink()
+    cfg = configure_run(
+        load_config(PLAIN, {'load_from': weights}), str(folder), resume='auto'
+    )
+    assert (cfg.load_from, cfg.resume) == (None, True)
+    assert find_checkpoint(str(folder)).path == str(folder / 'epoch_1.pth')
+
+
+def test_training_from_a_thread_and_signals_afterwards(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    run(tmp_path / 'main', path=PLAIN)
+    assert signal.getsignal(signal.SIGTERM) is before
+    errors = []
+
+    def work():
+        try:
+            run(tmp_path / 'thread', path=PLAIN)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert errors == []
+    assert (tmp_path / 'thread/epoch_2.pth').is_file()
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'holds'), [('mpi', False), ('slurm', True), ('none', True)]
+)
+def test_the_launcher_s_own_number_of_the_process_counts(
+    tmp_path, monkeypatch, launcher, holds
+):
+    """Within a Slurm job all processes of mpirun have its number."""
+    monkeypatch.setenv('SLURM_PROCID', '0')
+    monkeypatch.setenv('OMPI_COMM_WORLD_RANK', '1')
+    with hold_work_dir(str(tmp_path), launcher):
+        assert (tmp_path / LOCK).exists() == holds
 
 
 def test_a_run_that_was_killed_in_its_last_validation_does_it(finished, tmp_path):

@@ -322,6 +322,17 @@ def test_wrapped_data_are_named_too(wrapper, tmp_path):
         list(loader)
 
 
+def test_a_wrapped_set_s_own_ignored_label_is_ignored(tmp_path):
+    inner = write_data(tmp_path / 'data', 'mmseg')
+    for path in (tmp_path / 'data/label').iterdir():
+        label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        label[label == 255] = 250
+        cv2.imwrite(str(path), label)
+    inner['ignore_index'] = 250
+    dataset = dict(type='RepeatDataset', times=2, dataset=inner)
+    assert len(list(watched(dataset, 'mmseg', tmp_path))) == NUMBER
+
+
 def test_workers_hand_on_the_sentence(tmp_path):
     dataset = write_data(tmp_path / 'data', 'mmseg')
     cut(image_file(tmp_path / 'data'))

@@ -14,7 +14,8 @@ from mmengine.registry import MODELS, DefaultScope
 
 from frskd_mm.engine import load_config, method_names, student_config, wrap
 from frskd_mm.engine.methods import method_files
-from frskd_mm.models import Distilled
+from frskd_mm.models import FRSKD, Distilled
+from frskd_mm.models.distilled import distill
 
 UPSTREAM = {
     'cls': 'mmpretrain::resnet/resnet18_8xb16_cifar10.py',
@@ -136,6 +137,24 @@ def test_pairs_imports_and_hooks_are_taken_back():
     assert back.custom_imports.imports == ['json']
     plain.custom_imports.imports = ['json']
     assert back.to_dict() == plain.to_dict()
+
+
+def test_hooks_that_a_plain_model_refuses_are_taken_back():
+    hooks = ['frskd_mm.SelfTeacherMetricHook', 'InsideHook', 'EMAHook']
+    cfg = wrap(resnet(custom_hooks=[dict(type=name) for name in hooks]), 'frskd')
+    assert student_config(cfg).custom_hooks == [dict(type='EMAHook')]
+
+
+def test_methods_named_by_their_class(tmp_path):
+    """As in pure Python configs."""
+    method = tmp_path / 'mine.py'
+    method.write_text(
+        'from frskd_mm.models import FRSKD\ndistiller = dict(type=FRSKD)\n'
+    )
+    cfg = wrap(resnet(), str(method))
+    assert cfg.model.distiller.type is FRSKD
+    cfg.model.type = distill
+    assert student_config(cfg).model.type == 'ImageClassifier'
 
 
 def test_none_leaves_the_config_as_it_is():

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,6 +62,23 @@ def test_metrics_that_are_no_numbers_are_left_out(tmp_path):
     lines = [x for x in logged(tmp_path) if 'self_teacher/accuracy/top1' in x]
     assert len(lines) == 2
     assert not [key for line in lines for key in line if 'confusion' in key]
+
+
+def test_the_student_s_predictions_are_kept(tmp_path):
+    hook = dict(type='frskd_mm.SelfTeacherMetricHook')
+    cfg = config(DISTILLED, tmp_path, [hook])
+    out = tmp_path / 'calibration.npz'
+    metric = dict(type='frskd_mm.Calibration', out_file=str(out))
+    cfg.val_evaluator = [cfg.val_evaluator, metric]
+    train(cfg)
+    lines = logged(tmp_path)
+    for path, prefix in (
+        (out, ''),
+        (tmp_path / 'self_teacher_calibration.npz', 'self_teacher/'),
+    ):
+        right = np.load(path)['correct'].mean()
+        key = f'{prefix}accuracy/top1'
+        assert 100 * right == pytest.approx([x[key] for x in lines if key in x][-1])
 
 
 def test_every_second_validation(tmp_path):

@@ -19,6 +19,8 @@ from frskd_mm.engine import (
     read_metadata,
     student_config,
 )
+from frskd_mm.engine.config import loads_files
+from frskd_mm.engine.export_onnx import _metadata
 from frskd_mm.utils.model import build_model, count_parameters
 
 REPO = Path(__file__).resolve().parents[2]
@@ -149,7 +151,9 @@ def test_the_file_says_how_to_use_it(trained, exported, onnx):
         mean, std = (
             torch.tensor(preprocessing[key]).view(3, 1, 1) for key in ('mean', 'std')
         )
-        order = [2, 1, 0] if preprocessing['channels'] == 'RGB' else [0, 1, 2]
+        # Digits are in memory, as RGB; of files the host's loader gives BGR.
+        given = 'RGB' if trained.task == 'classification' else 'BGR'
+        order = [0, 1, 2] if preprocessing['channels'] == given else [2, 1, 0]
         student = build_model(student_config(trained.cfg))
         expected = preprocess(student, images[0])
         height, width = SIZE
@@ -158,6 +162,22 @@ def test_the_file_says_how_to_use_it(trained, exported, onnx):
             expected[..., :height, :width],
         )
     assert json.loads(onnx.load(exported['onnx'].path).metadata_props[0].value)
+
+
+def test_the_channels_are_those_that_reach_the_model():
+    for name, files, expected in (
+        (str(REPO / 'configs/resnet18_cifar100.py'), False, 'RGB'),
+        ('mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py', True, 'RGB'),
+    ):
+        cfg = load_config(name)
+        assert loads_files(cfg.test_dataloader.dataset) == files
+        found = _metadata(cfg, {}, 'cls', [], (32, 32))
+        found = json.loads(found['frskd_mm.preprocessing'])
+        assert found['channels'] == expected
+    # The model's own settings go before those at the top, as in the runner.
+    cfg.model.data_preprocessor.update(mean=[1, 2, 3], bgr_to_rgb=False)
+    found = json.loads(_metadata(cfg, {}, 'seg', [], SIZE)['frskd_mm.preprocessing'])
+    assert (found['channels'], found['mean']) == ('BGR', [1, 2, 3])
 
 
 def preprocess(student, image):

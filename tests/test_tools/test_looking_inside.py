@@ -97,15 +97,56 @@ def test_predict_images_and_folders(
     elif task == 'seg':
         assert sum(region['share'] for region in first['regions']) == pytest.approx(1)
         labels = cv2.imread('out/a_labels.png', cv2.IMREAD_UNCHANGED)
+        assert labels.shape == (90, 120)  # the file's, not that of the model's input
         shares = {one['label']: one['share'] for one in first['regions']}
         for label, share in shares.items():
-            assert (labels == label).mean() == pytest.approx(share)
+            assert (labels == label).mean() == pytest.approx(share, abs=0.02)
     else:
         assert first['objects']
         for one in first['objects']:
             left, top, right, bottom = one['box']
             assert 0 <= left <= right <= 120
             assert 0 <= top <= bottom <= 90
+        # In pixels of the file, which is larger than the model's 64x64.
+        assert max(one['box'][2] for one in first['objects']) > 70
+
+
+@pytest.mark.parametrize('command', ['predict', 'visualize'])
+def test_images_that_are_read_are_not_written_over(
+    command, made, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    photo = tmp_path / 'photo.png'
+    photo.write_bytes((made / 'images/a.png').read_bytes())
+    before = photo.read_bytes()
+    given = [command, CONFIGS['cls'], made / 'cls.pth', 'photo.png', '--out', '.']
+    code, _, err = call(monkeypatch, capsys, *given, *options('cls'))
+    assert code != 0
+    assert 'photo.png is an image that is read' in err
+    assert photo.read_bytes() == before
+
+
+def test_an_image_may_be_called_like_another_s_label_map(
+    made, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path('in').mkdir()
+    for name in ('a.png', 'a_labels.png'):
+        Path('in', name).write_bytes((made / 'images/a.png').read_bytes())
+    given = ['predict', CONFIGS['seg'], made / 'seg.pth', 'in', '--out', 'out']
+    code, _, err = call(monkeypatch, capsys, *given, *options('seg'))
+    assert code == 0, err
+    found = json.loads(Path('out/predictions.json').read_text())['images']
+    files = [entry[key] for entry in found for key in ('labels', 'picture')]
+    assert len(set(files)) == 4
+    assert cv2.imread('out/a_labels.png', cv2.IMREAD_UNCHANGED).ndim == 2
+
+
+def test_a_folder_s_name_may_have_brackets(made, tmp_path):
+    folder = tmp_path / 'photos[2020]'
+    folder.mkdir()
+    (folder / 'a.png').write_bytes((made / 'images/a.png').read_bytes())
+    assert find_images([str(folder)]) == [str(folder / 'a.png')]
 
 
 def test_training_checkpoint_and_export_predict_alike(made):

@@ -10,12 +10,11 @@ from frskd_mm.engine.config import configure_run
 from frskd_mm.engine.wrap import student_config, wrap
 from frskd_mm.lab.peak import find_function
 from frskd_mm.lab.trial import find_num_classes, without_weights
+from frskd_mm.models.distilled import is_distilled
 from frskd_mm.utils.environment import DETECTION_SCOPES
 from frskd_mm.utils.image_size import find_image_size
 
 from .steps import CHANNELS_LAST, ForeignStep, TrainingStep, Workload
-
-DISTILLED = 'frskd_mm.Distilled'
 
 
 class Arm(NamedTuple):
@@ -38,7 +37,7 @@ class Arm(NamedTuple):
     @property
     def is_distilled(self) -> bool:
         """Whether a student can be taken out of it."""
-        return self.cfg is not None and self.cfg.model.type == DISTILLED
+        return self.cfg is not None and is_distilled(self.cfg.model)
 
     def build(self, workload: Workload) -> Union[TrainingStep, ForeignStep]:
         """Build model, optimiser and batch."""
@@ -71,7 +70,7 @@ def plan_arms(
     for cfg in configs:
         check_config(cfg)
         name = _name(cfg)
-        if cfg.model.type == DISTILLED:
+        if is_distilled(cfg.model):
             if methods:
                 raise ValueError(
                     f'{name} is of a distilled model. Leave --method out, or give '

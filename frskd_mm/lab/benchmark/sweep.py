@@ -8,9 +8,10 @@ from mmengine.config import Config
 from frskd_mm.lab.tables import markdown_table
 from frskd_mm.lab.visualization.figure import as_label, new_figure
 from frskd_mm.lab.visualization.learning_curves import COLOURS
+from frskd_mm.models.distilled import is_distilled
 from frskd_mm.utils.model import build_model
 
-from .plan import DISTILLED, Arm
+from .plan import Arm
 from .steps import Workload
 
 #: What can be varied, and what it is called on the axis.
@@ -100,7 +101,7 @@ def plan_sweep(
 def _set_levels(cfg: Config, levels: float) -> Config:
     """Refine the coarsest levels alone: the classifier reads the last one."""
     cfg, number = deepcopy(cfg), int(levels)
-    if cfg.get('default_scope') != 'mmpretrain' or cfg.model.type != DISTILLED:
+    if cfg.get('default_scope') != 'mmpretrain' or not is_distilled(cfg.model):
         raise ValueError(
             '--sweep levels leaves out the finest levels of distilled '
             'classifiers; what segmentors and detectors do not read of the backbone '

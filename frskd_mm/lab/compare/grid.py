@@ -21,6 +21,7 @@ import frskd_mm
 from frskd_mm.engine.config import load_config
 from frskd_mm.engine.methods import PLAIN, method_name
 from frskd_mm.engine.wrap import student_config, wrap
+from frskd_mm.models.distilled import is_distilled
 from frskd_mm.utils.arguments import did_you_mean
 from frskd_mm.utils.model import build_model
 
@@ -204,7 +205,7 @@ def _check_config(cfg: Config, name: str) -> None:
                 f'{name} has no {key}. A comparison trains and tests: give a complete '
                 'config of the plain student.'
             )
-    if cfg.model.type == 'frskd_mm.Distilled':
+    if is_distilled(cfg.model):
         raise ValueError(
             f'{name} is of a distilled model. Give the config of its plain student; '
             '--methods names the methods.'
@@ -259,7 +260,7 @@ def _check_method(plain: Config, method: str, cfg: Config) -> None:
     except (TypeError, ValueError) as error:
         raise ValueError(f'The method {method} cannot be built: {error}') from error
     _check_optimiser(cfg, model, method)
-    if cfg.model.type == 'frskd_mm.Distilled':
+    if is_distilled(cfg.model):
         cfg = student_config(cfg)
     differences = find_differences(plain.to_dict(), cfg.to_dict(), ignore=METHOD_KEYS)
     if differences:
