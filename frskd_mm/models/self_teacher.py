@@ -13,7 +13,7 @@ from frskd_mm.utils.model import class_of
 from frskd_mm.utils.preactivation import PreactRecorder
 
 from .necks.refining import RefiningNeck, learn_neck
-from .switches import find_switches, follow_switches
+from .switches import Switches
 from .tasks import Task
 from .tasks.base import RewiringError, as_levels
 from .tasks.levels import Levels, StageNames
@@ -81,18 +81,24 @@ class SelfTeacher(BaseModule):
             )
         in_channels = [channels for channels, *_ in shapes]
         neck = {**neck, 'in_channels': self._check_channels(neck, in_channels, source)}
+        # UNet and YOLOv3 return the coarsest map first; a neck takes it last.
+        self._order = sorted(
+            range(len(shapes)), key=lambda level: -shapes[level][1] * shapes[level][2]
+        )
+        neck['in_channels'] = self._sorted(neck['in_channels'])
         outputs = task.outputs_read(levels, student_cfg)
-        read = sorted({levels.outputs[output] for output in outputs})
+        read = sorted({self._order.index(levels.outputs[output]) for output in outputs})
         neck_class = class_of(neck)
         if issubclass(neck_class, RefiningNeck):
             neck = {**neck_class.settings_for(read), **neck}
         self.neck = MODELS.build(neck)
         self.in_channels = in_channels
-        self.out_channels = learn_neck(self.neck, shapes, read)
+        self.out_channels = self._unsorted(
+            learn_neck(self.neck, self._sorted(shapes), read)
+        )
         self.twin, changes = self._build_twin(task, student_cfg, twin or {})
         _check_classes(student, self.twin)
-        self._switches = _common_settings(student, self.twin)
-        self._part_switches = find_switches(student, self.twin)
+        self._switches = Switches(student, self.twin)
         self._borrowed: List[str] = []
         if shared:
             self._share(changes)
@@ -216,7 +222,7 @@ class SelfTeacher(BaseModule):
         ]
         for name in self._borrowed:
             setattr(self.twin, name, None)
-        self._switches, self._part_switches = [], []
+        self._switches.clear()
 
     @property
     def is_shared(self) -> bool:
@@ -251,29 +257,28 @@ class SelfTeacher(BaseModule):
         head gets those plain values that were equal in both at first; rewired
         channels and what the user set for the twin stay.
         """
-        for part, name in self._switches:
-            value = getattr(getattr(student, part), name)
-            setattr(getattr(self.twin, part), name, value)
+        self._switches.follow(student, self.twin)
 
     def follow_part_switches(self, student: BaseModel) -> None:
         """Copy the losses and margins that hooks exchanged, see ``SWITCHES``."""
-        follow_switches(student, self.twin, self._part_switches)
+        self._switches.follow_parts(student, self.twin)
 
     @property
     def output_norms(self) -> Optional[List[nn.Module]]:
         """The norm that ends each refined map before its activation, if known."""
-        return self.neck.output_norms if isinstance(self.neck, RefiningNeck) else None
+        norms = self.neck.output_norms if isinstance(self.neck, RefiningNeck) else None
+        return None if norms is None else self._unsorted(norms)
 
     def refine(self, feats: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         """Refine the student's maps.
 
         Args:
-            feats: Per level (N, c_i, H_i, W_i), fine to coarse.
+            feats: Per level (N, c_i, H_i, W_i), in the order of the source.
 
         Returns:
-            tuple[Tensor]: Per level (N, d_i, H_i, W_i).
+            tuple[Tensor]: Per level (N, d_i, H_i, W_i), in the same order.
         """
-        return self.neck(list(feats))
+        return tuple(self._unsorted(self.neck(self._sorted(feats))))
 
     def refine_with_preacts(
         self, feats: Sequence[Tensor]
@@ -285,7 +290,16 @@ class SelfTeacher(BaseModule):
         """
         with PreactRecorder({'feats': (self.neck, 'forward')}) as record:
             refined = self.refine(feats)
-        return refined, as_levels(record.last('preacts'))
+        return refined, tuple(self._unsorted(as_levels(record.last('preacts'))))
+
+    def _sorted(self, values: Sequence[Any]) -> List[Any]:
+        """Return the values of the source's levels, fine to coarse."""
+        return [values[level] for level in self._order]
+
+    def _unsorted(self, values: Sequence[Any]) -> List[Any]:
+        """Return values of levels from fine to coarse in the order of the source."""
+        places = sorted(range(len(self._order)), key=self._order.__getitem__)
+        return [values[place] for place in places]
 
     def predict(self, feats: Sequence[Tensor], data_samples: Sequence[Any]) -> Any:
         """Predict from the student's maps, in the host library's form."""
@@ -326,22 +340,3 @@ def _changes(student: Any, twin: Any, path: str = '') -> List[str]:
         change = LEFT_OUT if twin is None else f'{student} -> {twin}'
         return [f'{path.lstrip(".")}: {change}']
     return [change for pair in pairs for change in _changes(*pair)]
-
-
-def _common_settings(student: BaseModel, twin: BaseModel) -> List[Tuple[str, str]]:
-    """Return part and attribute names of equal plain values, modes aside."""
-    settings = []
-    for part, module in twin.named_children():
-        if part == 'backbone':  # the twin's is a PassThrough
-            continue
-        own = vars(getattr(student, part))
-        settings += [
-            (part, name)
-            for name, value in vars(module).items()
-            if isinstance(value, (bool, int, float, str))
-            and name != 'training'
-            and not name.startswith('_')
-            and name in own
-            and own[name] == value
-        ]
-    return settings

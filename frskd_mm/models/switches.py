@@ -1,7 +1,7 @@
 """What hooks switch on a student in mid-training, beside plain values of its parts."""
 
 from copy import deepcopy
-from typing import Any, List, NamedTuple, Sequence
+from typing import Any, List, NamedTuple, Tuple
 
 import torch
 from mmengine.model import BaseModel
@@ -23,7 +23,7 @@ class Switch(NamedTuple):
 
 
 #: Plain values of parts (``use_l1`` of mmdet's YOLOXModeSwitchHook) are followed by
-#: their names, see ``SelfTeacher.follow_switches``. Pipelines (PipelineSwitchHook,
+#: their names, see :class:`Switches`. Pipelines (PipelineSwitchHook,
 #: SwitchRecipeHook's ``train_pipeline``) and ``batch_augments`` are no parts of a
 #: twin: it sees what the student's images were made to.
 SWITCHES = (
@@ -34,34 +34,61 @@ SWITCHES = (
 )
 
 
-def find_switches(student: BaseModel, twin: BaseModel) -> List[Switch]:
-    """Return the switches whose values are equal in both, so that they are followed.
+class Switches:
+    """What a twin follows of its student: values that are equal in both at first.
 
     What the user set otherwise for the twin stays.
-    """
-    return [
-        switch
-        for switch in SWITCHES
-        if _has(student, switch)
-        and _has(twin, switch)
-        and _agree(student, twin, switch)
-    ]
-
-
-def follow_switches(
-    student: BaseModel, twin: BaseModel, switches: Sequence[Switch]
-) -> None:
-    """Give the twin copies of what was switched on the student.
 
     Args:
         student: The model that the hooks see.
-        twin: The self-teacher's.
-        switches: From :func:`find_switches`, when both were built.
+        twin: The self-teacher's, or that of a branch.
     """
-    for switch in switches:
-        if not _agree(student, twin, switch):
-            value = getattr(getattr(student, switch.part), switch.attribute)
-            setattr(getattr(twin, switch.part), switch.attribute, deepcopy(value))
+
+    def __init__(self, student: BaseModel, twin: BaseModel) -> None:
+        self.values = _common_settings(student, twin)
+        self.parts = [
+            switch
+            for switch in SWITCHES
+            if _has(student, switch)
+            and _has(twin, switch)
+            and _agree(student, twin, switch)
+        ]
+
+    def clear(self) -> None:
+        """Follow nothing: the twin has the student's own parts."""
+        self.values, self.parts = [], []
+
+    def follow(self, student: BaseModel, twin: BaseModel) -> None:
+        """Copy the plain values of parts, such as ``use_l1`` of a YOLOX head."""
+        for part, name in self.values:
+            value = getattr(getattr(student, part), name)
+            setattr(getattr(twin, part), name, value)
+
+    def follow_parts(self, student: BaseModel, twin: BaseModel) -> None:
+        """Give the twin copies of the losses and margins that hooks exchanged."""
+        for switch in self.parts:
+            if not _agree(student, twin, switch):
+                value = getattr(getattr(student, switch.part), switch.attribute)
+                setattr(getattr(twin, switch.part), switch.attribute, deepcopy(value))
+
+
+def _common_settings(student: BaseModel, twin: BaseModel) -> List[Tuple[str, str]]:
+    """Return part and attribute names of equal plain values, modes aside."""
+    settings = []
+    for part, module in twin.named_children():
+        if part == 'backbone':  # the twin's is a PassThrough
+            continue
+        own = vars(getattr(student, part))
+        settings += [
+            (part, name)
+            for name, value in vars(module).items()
+            if isinstance(value, (bool, int, float, str))
+            and name != 'training'
+            and not name.startswith('_')
+            and name in own
+            and own[name] == value
+        ]
+    return settings
 
 
 def _has(model: BaseModel, switch: Switch) -> bool:

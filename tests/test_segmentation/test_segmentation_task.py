@@ -140,6 +140,16 @@ def test_soft_labels_as_in_the_authors_code():
     torch.testing.assert_close(term, expected, rtol=1e-4, atol=1e-7)
 
 
+def test_classes_that_are_trained_apart_are_compared_apart():
+    loss = dict(type='CrossEntropyLoss', use_sigmoid=True)
+    head = head_cfg(num_classes=3, loss_decode=loss)
+    model = build(student_cfg(decode_head=head, auxiliary_head=None))
+    z_s, z_t, term = recorded_logits(model, batch(num_classes=3, ignored=0.0))
+    p, q = z_t.sigmoid(), z_s.sigmoid()
+    each = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    torch.testing.assert_close(term, each.sum(dim=1).mean(), rtol=1e-3, atol=1e-7)
+
+
 def test_binary_logits_are_compared_as_probabilities():
     head = head_cfg(
         num_classes=2,

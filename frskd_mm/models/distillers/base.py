@@ -1,8 +1,10 @@
 """The interface of self-distillation methods."""
 
 from abc import ABCMeta, abstractmethod
-from typing import Any, Dict, Optional, Sequence
+from functools import partial
+from typing import Any, Callable, Dict, Optional, Sequence, Set
 
+import torch
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from frskd_mm.models.tasks.base import Source
 from frskd_mm.models.tasks.levels import Levels
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import at_least, check_arguments
+from frskd_mm.utils.compiling import is_compiling
 from frskd_mm.utils.random import isolated_rng
 
 
@@ -236,6 +239,7 @@ class TeachingDistiller(BaseDistiller):
         cross_head: Optional[int] = None,
     ) -> None:
         super().__init__(student, weight_schedule)
+        self._tried: Set[str] = set()
         if cross_head is not None:
             self.task.cut_heads(student, cross_head)
 
@@ -246,19 +250,40 @@ class TeachingDistiller(BaseDistiller):
         return loss is not None and bool(loss.loss_weight) and loss.preact
 
     def acts(self) -> bool:
-        """Whether either term has to be computed now."""
+        """Whether either term has to be computed now, if only as a trial."""
         schedule = self.weight_schedule()
-        terms = (self.soft_label, self.feature_loss)
-        return any(term is not None and term_acts(term, schedule) for term in terms)
+        terms = dict(soft_label=self.soft_label, feature_loss=self.feature_loss)
+        return any(
+            term is not None
+            and (term_acts(term, schedule) or self._is_untried(name, term))
+            for name, term in terms.items()
+        )
+
+    def _is_untried(self, name: str, term: nn.Module) -> bool:
+        """Whether a term that acts later has not been computed yet."""
+        wanted = bool(term.loss_weight) and not is_compiling()
+        return wanted and name not in self._tried
+
+    def _try(self, name: str, term: nn.Module, compute: Callable[[], Tensor]) -> None:
+        """Compute a term in the first step that acts later, and forget its value.
+
+        What cannot be compared ends the training then, not at half of it.
+        """
+        if self._is_untried(name, term):
+            self._tried.add(name)
+            with torch.no_grad(), isolated_rng():
+                compute()
 
     def soft_label_term(
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
     ) -> Dict[str, Tensor]:
         """Return alpha L_KD(z_s, z_t) by its name; nothing while it does not act."""
         schedule = self.weight_schedule()
+        compute = partial(self.compare_outputs, student, teacher, data_samples)
         if not term_acts(self.soft_label, schedule):
+            self._try('soft_label', self.soft_label, compute)
             return {}
-        value = self.compare_outputs(student, teacher, data_samples)
+        value = compute()
         return {'loss_kd': schedule * value}
 
     def feature_term(
@@ -266,10 +291,14 @@ class TeachingDistiller(BaseDistiller):
     ) -> Dict[str, Tensor]:
         """Return beta L_F(F, T) by its name; nothing while it does not act."""
         schedule = self.weight_schedule()
-        if self.feature_loss is None or not term_acts(self.feature_loss, schedule):
+        loss = self.feature_loss
+        if loss is None:
             return {}
-        value = self.compare_feats(self.feature_loss, student, teacher, data_samples)
-        return {self.feature_loss.loss_name: schedule * value}
+        compute = partial(self.compare_feats, loss, student, teacher, data_samples)
+        if not term_acts(loss, schedule):
+            self._try('feature_loss', loss, compute)
+            return {}
+        return {loss.loss_name: schedule * compute()}
 
     def compare_outputs(
         self, student: Pass, teacher: Pass, data_samples: Sequence[Any]

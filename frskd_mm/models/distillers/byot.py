@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel, BaseModule, ModuleList, Sequential
 from torch import Tensor
 
+from frskd_mm.models.switches import Switches
 from frskd_mm.models.tasks.levels import Levels, StageNames
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments, one_of
@@ -149,6 +150,13 @@ class BYOT(BaseDistiller):
             )
             for level in range(len(shapes) - 1)
         )
+        twins = [branch.twin for branch in self.branches]
+        self._switches = [Switches(student, twin) for twin in twins]
+
+    def before_forward(self, student: BaseModel) -> None:
+        """Let the branches follow what hooks exchanged on the student."""
+        for switches, branch in zip(self._switches, self.branches):
+            switches.follow_parts(student, branch.twin)
 
     def loss(
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
@@ -157,6 +165,7 @@ class BYOT(BaseDistiller):
         deepest = self.run_student(student, inputs, data_samples, self.levels)
         losses = deepest.losses
         for level, branch in enumerate(self.branches):
+            self._switches[level].follow(student, branch.twin)
             name, feats = f'branch_{level}', branch(deepest.feats)
             shallow = self.run_twin(branch.twin, feats, data_samples, deepest)
             losses.update(with_prefix(name, shallow.losses, factor=self.label_weight))

@@ -1,7 +1,8 @@
 """Distillation from a pretrained, frozen teacher."""
 
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -45,14 +46,16 @@ class PretrainedTeacher(TeachingDistiller):
         L = w L_{task}(z_s, y) + \alpha L_{KD}(z_s, z_t) + \beta L_F(F_s, F_t)
 
     All terms train the student (and the adapters of L_F). The teacher is
-    frozen, always in eval mode, and never saved: its weights come from
+    frozen, its norms and dropout are in eval mode, and it is never saved: its weights
+    come from
     ``checkpoint``, at every start, by ``init_weights()``, so testing and
     exporting need no teacher. It sees the student's images as its own data
     preprocessor would give them, with its mean, standard deviation and order of
     channels; if its config has none, as the student's gives them.
 
-    For dense prediction the teacher has the student's kind of head. Some
-    detection heads scale their boxes in eval mode; distil classes there.
+    For dense prediction the teacher has the student's kind of head, which gives what
+    it gives in training: in eval mode some give other things than their own loss
+    takes, such as probabilities after NMS or boxes in pixels.
 
     Paper: Distilling the Knowledge in a Neural Network, NIPS 2014 workshop,
     https://arxiv.org/abs/1503.02531
@@ -198,15 +201,16 @@ class PretrainedTeacher(TeachingDistiller):
             inputs = self.renormalize(inputs, data_samples)
         if self.self_teacher:
             return self._run_self_teacher(inputs, data_samples, student_pass)
-        return self.task.run(
-            teacher,
-            teacher.loss,
-            inputs,
-            data_samples,
-            self.teacher_levels,
-            self.preact,
-            follow=student_pass,
-        )
+        with _heads_as_in_training(teacher):
+            return self.task.run(
+                teacher,
+                teacher.loss,
+                inputs,
+                data_samples,
+                self.teacher_levels,
+                self.preact,
+                follow=student_pass,
+            )
 
     def _run_self_teacher(
         self, inputs: Tensor, data_samples: Sequence[Any], student_pass: Pass
@@ -214,15 +218,16 @@ class PretrainedTeacher(TeachingDistiller):
         """Run the teacher's self-teacher on the teacher's maps."""
         teacher = self.teacher
         distiller = teacher.distiller
-        below = self.task.run(
-            teacher,
-            teacher.host_loss,
-            inputs,
-            data_samples,
-            distiller.levels,
-            follow=student_pass,
-        )
-        return distiller.run_self_teacher(teacher, below, data_samples)
+        with _heads_as_in_training(teacher):
+            below = self.task.run(
+                teacher,
+                teacher.host_loss,
+                inputs,
+                data_samples,
+                distiller.levels,
+                follow=student_pass,
+            )
+            return distiller.run_self_teacher(teacher, below, data_samples)
 
     def init_weights(self) -> None:
         """Initialise the adapters and load the teacher's weights."""
@@ -254,6 +259,30 @@ class PretrainedTeacher(TeachingDistiller):
             [channels for channels, *_ in levels] for levels in shapes
         )
         return in_channels, out_channels
+
+
+@contextmanager
+def _heads_as_in_training(teacher: nn.Module) -> Iterator[None]:
+    """Let dense heads, and what feeds them, give what their losses take.
+
+    Only the modules that ask for the mode themselves are switched, not the norms and
+    the dropout inside them.
+    """
+    asking = [
+        module
+        for module in teacher.modules()
+        if hasattr(module, 'loss_by_feat') and not module.training
+    ]
+    if asking:
+        backbones = (getattr(teacher, 'backbone', None),)
+        asking += [m for m in backbones if m is not None and not m.training]
+    for module in asking:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module in asking:
+            module.training = False
 
 
 def _teacher_cfg(teacher: Union[dict, str], self_teacher: bool) -> Dict[str, Any]:

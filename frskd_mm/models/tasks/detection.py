@@ -238,8 +238,18 @@ class DetectionTask(Task):
         if isinstance(student, RPN):  # all boxes are objects to it
             return None
         stages = roi_stages(student)
-        head = stages[0].bbox_head if stages else getattr(student, 'bbox_head', None)
-        return getattr(head, 'num_classes', None)
+        if stages:
+            return stages[0].bbox_head.num_classes
+        roi_head = getattr(student, 'roi_head', None)
+        set_heads = getattr(roi_head, 'bbox_head', None)  # of Sparse R-CNN
+        heads = [
+            set_heads[0] if isinstance(set_heads, nn.ModuleList) else None,
+            getattr(student, 'bbox_head', None),
+            getattr(student, 'mask_head', None),  # of SOLO
+            getattr(student, 'panoptic_head', None),  # of Mask2Former
+        ]
+        counts = [getattr(head, 'num_classes', None) for head in heads]
+        return next((count for count in counts if count is not None), None)
 
     def check_labels(self, student: BaseModel, data_samples: Sequence[Any]) -> None:
         """Require 0 <= label < num_classes."""
@@ -322,6 +332,18 @@ def _rewire_heads(
             f'and can be rewired only from one width to another, not to '
             f'{list(out_channels)}. {keep}'
         )
+    roi_head = cfg.get('roi_head') or {}
+    heads = [cfg.get('semantic_head')]
+    if isinstance(roi_head, dict):
+        heads += [roi_head.get('semantic_head'), roi_head.get('pre_cfg')]
+        heads += [_reads_otherwise(part) for part in roi_head.values()]
+    heads.append(_reads_otherwise(cfg.get('mask_head')))
+    if any(heads) or str(roi_head.get('type')).endswith(
+        ('SparseRoIHead', 'HybridTaskCascadeRoIHead')
+    ):
+        raise RewiringError(
+            f'Parts of the heads of {cfg.type} are as wide as the maps. {keep}'
+        )
     if any(isinstance(cfg.get(name), list) for name in ('bbox_head', 'roi_head')):
         raise RewiringError(f'The several heads of {cfg.type} are not rewired. {keep}')
     before, after = in_channels[0], out_channels[0]
@@ -330,7 +352,6 @@ def _rewire_heads(
         for name in ('rpn_head', 'bbox_head', 'mask_head')
         if cfg.get(name) and 'in_channels' in cfg[name]
     ]
-    roi_head = cfg.get('roi_head') or {}
     if roi_head.get('shared_head'):
         raise RewiringError(f'The shared_head of {cfg.type} cannot be rewired. {keep}')
     for name, part in roi_head.items():
@@ -344,6 +365,18 @@ def _rewire_heads(
                 f'source gives {before}, so it cannot be rewired to {after}. {keep}'
             )
         reader[key] = after
+
+
+def _reads_otherwise(part: Any) -> bool:
+    """Whether a head's config names the channels that it reads in other places."""
+    parts = part if isinstance(part, (list, tuple)) else [part]
+    return any(
+        name in ('cls_in_channels', 'pre_cfg', 'post_cfg')
+        or (isinstance(value, dict) and 'in_channels' in value)
+        for one in parts
+        if isinstance(one, dict)
+        for name, value in one.items()
+    )
 
 
 def _shallow_copy(element: BaseDataElement) -> BaseDataElement:

@@ -132,6 +132,7 @@ class SegmentationTask(Task):
                 ignore_index=head.ignore_index,
                 align_corners=head.align_corners,
                 share=1.0 / len(maps),
+                cls_form=_form(head),
             )
             for pair in maps
         ]
@@ -210,6 +211,14 @@ class SegmentationTask(Task):
                     'of the dataset, or reduce_zero_label=True in the dataset and '
                     'in LoadAnnotations if its label 0 means "no class".'
                 )
+
+
+def _form(head: nn.Module) -> str:
+    """Return what a head's loss takes its several logits a pixel for."""
+    loss = head.loss_decode
+    loss = loss[0] if isinstance(loss, nn.ModuleList) else loss
+    several = getattr(head, 'out_channels', 1) > 1
+    return 'sigmoid' if several and getattr(loss, 'use_sigmoid', False) else 'softmax'
 
 
 def _depth_estimators() -> tuple:
