@@ -332,20 +332,19 @@ def _rewire_heads(
             f'and can be rewired only from one width to another, not to '
             f'{list(out_channels)}. {keep}'
         )
+    if any(isinstance(cfg.get(name), list) for name in ('bbox_head', 'roi_head')):
+        raise RewiringError(f'The several heads of {cfg.type} are not rewired. {keep}')
     roi_head = cfg.get('roi_head') or {}
-    heads = [cfg.get('semantic_head')]
-    if isinstance(roi_head, dict):
-        heads += [roi_head.get('semantic_head'), roi_head.get('pre_cfg')]
-        heads += [_reads_otherwise(part) for part in roi_head.values()]
-    heads.append(_reads_otherwise(cfg.get('mask_head')))
-    if any(heads) or str(roi_head.get('type')).endswith(
-        ('SparseRoIHead', 'HybridTaskCascadeRoIHead')
+    parts = [cfg.get('mask_head'), *roi_head.values()]
+    as_wide = ('SparseRoIHead', 'HybridTaskCascadeRoIHead')
+    if (
+        'semantic_head' in (*cfg, *roi_head)
+        or str(roi_head.get('type')).endswith(as_wide)
+        or any(map(_reads_otherwise, parts))
     ):
         raise RewiringError(
             f'Parts of the heads of {cfg.type} are as wide as the maps. {keep}'
         )
-    if any(isinstance(cfg.get(name), list) for name in ('bbox_head', 'roi_head')):
-        raise RewiringError(f'The several heads of {cfg.type} are not rewired. {keep}')
     before, after = in_channels[0], out_channels[0]
     readers = [
         (cfg[name], 'in_channels')
