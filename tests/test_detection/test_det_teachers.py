@@ -52,13 +52,21 @@ def test_a_pretrained_teacher_that_is_the_student_agrees_with_it(family, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ('family', 'term'),
+    ('family', 'term', 'message'),
     [
-        ('mask2former', dict(soft_label=dict(type='frskd_mm.ChannelSoftLabelLoss'))),
-        ('deformable_detr', dict(feature_loss=dict(foreground='confidence'))),
+        (
+            'mask2former',
+            dict(soft_label=dict(type='frskd_mm.ChannelSoftLabelLoss')),
+            'ChannelSoftLabelLoss compares maps of logits',
+        ),
+        (
+            'deformable_detr',
+            dict(feature_loss=dict(foreground='confidence')),
+            'needs a dense head with one class map',
+        ),
     ],
 )
-def test_a_term_that_acts_later_is_tried_in_the_first_step(family, term):
+def test_a_term_that_acts_later_is_tried_in_the_first_step(family, term, message):
     soft_label = term.get('soft_label')
     cfg = frskd_cfg(**({} if soft_label else term))
     if soft_label:
@@ -68,7 +76,7 @@ def test_a_term_that_acts_later_is_tried_in_the_first_step(family, term):
         dict(type='frskd_mm.Distilled', student=student_cfg(family), distiller=cfg)
     )
     model.init_weights()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=message):
         model.train().loss(**family_batch(family))
 
 
