@@ -377,6 +377,7 @@ def configure_run(
                 logger='current',
                 level=logging.WARNING,
             )
+            cfg.resume = False
         else:
             cfg.resume, cfg.load_from = True, None
     elif resume is not None:
@@ -432,8 +433,8 @@ def dataset_class(dataset: Any, scope: Optional[str]) -> Any:
 
 def outer_pipeline(dataset: Any) -> List[Any]:
     """Return the transforms of a data set or, if it has none, of what it wraps."""
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
+    while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
     return list(dataset.get('pipeline') or [])
 
 

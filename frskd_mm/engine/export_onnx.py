@@ -244,8 +244,8 @@ def _metadata(
         classes=list(dataset_meta.get('classes') or dataset_meta.get('CLASSES') or []),
         image_size=list(image_size),
         preprocessing=dict(
-            # OpenMMLab's loaders give BGR, data in memory are RGB already.
-            channels='RGB' if bool(to_rgb) == loads_files(dataset) else 'BGR',
+            # OpenMMLab's loaders give BGR; data in memory may be RGB already.
+            channels='RGB' if to_rgb or not loads_files(dataset) else 'BGR',
             mean=preprocessor.get('mean'),
             std=preprocessor.get('std'),
             layout='NCHW',

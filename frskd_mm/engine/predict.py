@@ -313,7 +313,11 @@ def as_record(
     found = found[found.scores >= score_thr]
     seen = sample.metainfo.get('ori_shape', size)
     rows, columns = (s / o for s, o in zip(size, seen)) if size else (1.0, 1.0)
-    boxes = found.bboxes * found.bboxes.new_tensor([columns, rows, columns, rows])
+    boxes = found.bboxes
+    if (rows, columns) != (1.0, 1.0):
+        # Rotated ones have an angle besides.
+        factors = [columns, rows, columns, rows, *[1.0] * (boxes.shape[-1] - 4)]
+        boxes = boxes * torch.tensor(factors)
     objects = [
         dict(label=label, name=name_of(label), score=score, box=box)
         for label, score, box in zip(

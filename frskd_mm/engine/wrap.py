@@ -129,9 +129,7 @@ def student_config(cfg: Config) -> Config:
         plain.pop(leftover, None)
     if plain.get('train_dataloader'):
         plain['train_dataloader'] = _without_pairs(plain['train_dataloader'])
-    if plain.get('custom_hooks'):
-        hooks = plain['custom_hooks']
-        plain['custom_hooks'] = [h for h in hooks if not _needs_distiller(h)]
+    drop_distiller_hooks(plain)
     if plain.get('custom_imports'):
         imports = [name for name in _imports(plain) if name != 'frskd_mm']
         plain['custom_imports']['imports'] = imports
@@ -152,6 +150,16 @@ def _without_pairs(part: Any) -> Any:
     if kind == 'collate_pairs':
         return dict(type=part.get('collate', 'default_collate'))
     return {key: _without_pairs(value) for key, value in part.items()}
+
+
+def drop_distiller_hooks(cfg: Dict[str, Any]) -> None:
+    """Take the hooks that a plain model refuses out of a config, in place."""
+    hooks = cfg.get('custom_hooks') or []
+    kept = [hook for hook in hooks if not _needs_distiller(hook)]
+    if len(kept) < len(hooks):
+        cfg['custom_hooks'] = kept
+        if not kept:
+            del cfg['custom_hooks']
 
 
 def _needs_distiller(hook: Any) -> bool:

@@ -1,5 +1,6 @@
 """What the self-teacher itself scores, beside its student."""
 
+import os
 import os.path as osp
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Sequence
@@ -16,7 +17,13 @@ from frskd_mm.utils.model import unwrap
 from frskd_mm.utils.random import isolated_rng
 
 #: Where metrics of the hosts, and Calibration, say which files they write.
-OUTPUTS = ('out_file', 'outfile_prefix', 'output_dir')
+OUTPUTS = (
+    'out_file',
+    'out_file_path',
+    'outfile_prefix',
+    'output_dir',
+    'seg_out_dir',
+)
 
 
 @contextmanager
@@ -26,10 +33,13 @@ def _own_files(metrics: Sequence[Any]) -> Iterator[None]:
     for metric in metrics:
         for name in OUTPUTS:
             given = getattr(metric, name, None)
-            if isinstance(given, str):
+            if isinstance(given, str) and given:
                 kept.append((metric, name, given))
                 folder, file = osp.split(given.rstrip('/'))
-                setattr(metric, name, osp.join(folder, f'self_teacher_{file}'))
+                own = osp.join(folder, f'self_teacher_{file}')
+                if osp.isdir(given):  # they make it when they are built
+                    os.makedirs(own, exist_ok=True)
+                setattr(metric, name, own)
     try:
         yield
     finally:

@@ -713,3 +713,14 @@ def test_the_time_of_a_step_has_the_self_teachers_turns_in_it():
     assert typical_step(turns) == 1.0
     assert typical_step(turns, interval=4) == pytest.approx(1.2)
     assert typical_step([1.8, 1.0], interval=4) == pytest.approx(1.4)
+
+
+def test_hooks_that_a_plain_model_refuses_do_not_change_the_recipe(tmp_path, config):
+    watched = tmp_path / 'watched.py'
+    watched.write_text(
+        f"_base_ = '{config}'\n"
+        'custom_hooks = [\n'
+        '    *_base_.custom_hooks, dict(type="frskd_mm.SelfTeacherMetricHook")]\n'
+    )
+    runs = plan_grid(str(watched), ['frskd'], [0], str(tmp_path / 'a'), OPTIONS)
+    assert [run.method for run in runs] == ['frskd']

@@ -14,6 +14,7 @@ from scipy import stats
 
 from frskd_mm.evaluation.calibration import Predictions, expected_calibration_error
 from frskd_mm.lab.compare.pages import Section, html_page, markdown_page
+from frskd_mm.lab.compare.quality import find_quality
 from frskd_mm.lab.compare.report import summary_sections
 from frskd_mm.lab.compare.summary import Row, Summary
 from frskd_mm.lab.statistics import paired_differences
@@ -332,3 +333,12 @@ def test_a_metric_of_which_less_is_better_is_refused():
         Summary(results, list(results), 'compare/NLL')
     masks = Summary(results, list(results), 'coco/segm_mAP').quality
     assert (masks.label, masks.scale) == ('mask AP (%)', 100.0)
+
+
+def test_a_metric_that_is_named_is_the_one_that_counts():
+    names = ['accuracy/top1', 'coco/bbox_mAP', 'coco/bbox_mAP_75', 'f1']
+    for name in ('f1', 'coco/bbox_mAP_75'):
+        assert find_quality(names, name).metric == name
+    assert find_quality(names, None).metric == 'accuracy/top1'
+    with pytest.raises(ValueError, match='gave no nonsense. Name one of'):
+        find_quality(names, 'nonsense')

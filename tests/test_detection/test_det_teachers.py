@@ -23,21 +23,29 @@ ELSEWHERE = ['sparse_rcnn', 'queryinst', 'solo', 'solov2', 'mask2former']
 @pytest.mark.parametrize('family', ['fcos', 'solo', 'decoupled_solo', 'solov2'])
 def test_a_pretrained_teacher_that_is_the_student_agrees_with_it(family, tmp_path):
     """In eval mode FCOS scales its boxes, and SOLO returns what is left by NMS."""
+    settings = dict(type='frskd_mm.DetSoftLabelLoss', foreground=None)
+    if family == 'fcos':
+        settings['bbox_weight'] = 1.0
+    model = taught(family, tmp_path, soft_label=settings)
+    losses = model.loss(**family_batch(family))
+    torch.testing.assert_close(losses['loss_kd'], torch.tensor(0.0), atol=1e-4, rtol=0)
+    teacher = model.distiller.teacher
+    assert not any(module.training for module in teacher.modules())
+
+
+def taught(family, folder, **settings):
+    """Build a student beside a pretrained teacher with its own weights."""
     torch.manual_seed(0)
     plain = MODELS.build(student_cfg(family))
     plain.init_weights()
-    path = str(tmp_path / 'teacher.pth')
+    path = str(folder / 'teacher.pth')
     torch.save(plain.state_dict(), path)
     distiller = dict(
         type='frskd_mm.PretrainedTeacher',
         teacher=student_cfg(family),
         checkpoint=path,
-        soft_label=dict(
-            type='frskd_mm.DetSoftLabelLoss', foreground=None, bbox_weight=1.0
-        ),
+        **{'soft_label': dict(type='frskd_mm.DetSoftLabelLoss'), **settings},
     )
-    if family != 'fcos':
-        distiller['soft_label'].pop('bbox_weight')
     model = MODELS.build(
         dict(
             type='frskd_mm.Distilled', student=student_cfg(family), distiller=distiller
@@ -45,10 +53,7 @@ def test_a_pretrained_teacher_that_is_the_student_agrees_with_it(family, tmp_pat
     )
     model.init_weights()
     model.load_state_dict(plain.state_dict(), strict=False)
-    losses = model.train().loss(**family_batch(family))
-    torch.testing.assert_close(losses['loss_kd'], torch.tensor(0.0), atol=1e-4, rtol=0)
-    teacher = model.distiller.teacher
-    assert not any(module.training for module in teacher.modules())
+    return model.train()
 
 
 @pytest.mark.parametrize(
@@ -80,11 +85,16 @@ def test_a_term_that_acts_later_is_tried_in_the_first_step(family, term, message
         model.train().loss(**family_batch(family))
 
 
-def test_the_trial_of_a_term_changes_no_training():
+@pytest.mark.parametrize('pretrained', [False, True], ids=['frskd', 'kd'])
+def test_the_trial_of_a_term_changes_no_training(pretrained, tmp_path):
+    """A two-stage teacher draws proposals."""
     found = []
     for tried in (set(), {'soft_label', 'feature_loss'}):
         torch.manual_seed(0)
-        model = distilled('retinanet', weight_schedule=dict(begin=1)).train()
+        if pretrained:
+            model = taught('faster_rcnn', tmp_path, weight_schedule=dict(begin=1))
+        else:
+            model = distilled('retinanet', weight_schedule=dict(begin=1)).train()
         model.distiller._tried |= tried
         data = batch()
         torch.manual_seed(1)

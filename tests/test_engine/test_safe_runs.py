@@ -96,7 +96,9 @@ def test_resuming_without_a_checkpoint_begins_from_the_given_weights(
 ):
     weights = str(finished / 'epoch_1.pth')
     cfg = configure_run(
-        load_config(PLAIN, {'load_from': weights}), str(tmp_path / 'new'), resume='auto'
+        load_config(PLAIN, {'load_from': weights, 'resume': True}),
+        str(tmp_path / 'new'),
+        resume='auto',
     )
     assert (cfg.load_from, cfg.get('resume')) == (weights, False)
     folder = unfinished(finished, tmp_path / 'run[1]')

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from frskd_mm.engine import evaluate, load_config, train
+from frskd_mm.hooks.self_teacher_metric_hook import _own_files
 
 REPO = Path(__file__).resolve().parents[2]
 DISTILLED = 'digits/frskd_wrn10-1_digits.py'
@@ -92,3 +94,16 @@ def test_a_plain_model_is_refused(tmp_path):
     hook = dict(type='frskd_mm.SelfTeacherMetricHook')
     with pytest.raises(TypeError, match='Remove the hook'):
         train(config('digits/wrn10-1_digits.py', tmp_path, [hook]))
+
+
+def test_folders_of_predictions_are_there_for_the_self_teacher(tmp_path):
+    """Metrics make theirs when they are built."""
+    folder = tmp_path / 'preds'
+    folder.mkdir()
+    metric = SimpleNamespace(output_dir=str(folder), out_file_path='a.pkl', out_file='')
+    with _own_files([metric]):
+        assert metric.output_dir == str(tmp_path / 'self_teacher_preds')
+        assert (tmp_path / 'self_teacher_preds').is_dir()
+        assert metric.out_file_path == 'self_teacher_a.pkl'
+        assert metric.out_file == ''
+    assert (metric.output_dir, metric.out_file_path) == (str(folder), 'a.pkl')

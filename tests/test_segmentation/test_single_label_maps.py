@@ -92,3 +92,26 @@ def test_a_segmentor_trains_as_it_is(name):
     assert reached == {'backbone'}
     own = {k for k in model.state_dict() if not k.startswith('distiller.')}
     assert own == build_model(cfg).state_dict().keys()
+
+
+@pytest.mark.parametrize('self_teacher', [False, True], ids=['student', 'self_teacher'])
+@pytest.mark.parametrize('name', ['PIDNet', 'DDRNet'])
+def test_a_teacher_gives_what_its_loss_takes(name, self_teacher, tmp_path):
+    """These return fewer maps in eval mode."""
+    cfg = small_config(name)
+    teacher_cfg = wrap(cfg) if self_teacher else cfg
+    teacher = build_model(teacher_cfg)
+    teacher.init_weights()
+    path = str(tmp_path / 'teacher.pth')
+    torch.save(dict(state_dict=teacher.state_dict()), path)
+    settings = dict(
+        teacher=teacher_cfg.model.to_dict(), checkpoint=path, self_teacher=self_teacher
+    )
+    model = build_model(wrap(cfg, 'kd', settings)).train()
+    model.init_weights()
+    batch = random_batch(cfg, 2, (SIZE, SIZE), num_classes=2)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        batch = model.data_preprocessor(batch, training=True)
+    losses = model(**batch, mode='loss')
+    assert losses['loss_kd'].isfinite()
+    assert losses['loss_kd'] > 0

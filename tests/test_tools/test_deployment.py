@@ -174,6 +174,10 @@ def test_the_channels_are_those_that_reach_the_model():
         found = _metadata(cfg, {}, 'cls', [], (32, 32))
         found = json.loads(found['frskd_mm.preprocessing'])
         assert found['channels'] == expected
+    cfg.test_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[cfg.test_dataloader.dataset]
+    )
+    assert loads_files(cfg.test_dataloader.dataset)
     # The model's own settings go before those at the top, as in the runner.
     cfg.model.data_preprocessor.update(mean=[1, 2, 3], bgr_to_rgb=False)
     found = json.loads(_metadata(cfg, {}, 'seg', [], SIZE)['frskd_mm.preprocessing'])

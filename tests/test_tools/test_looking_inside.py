@@ -4,6 +4,7 @@ import json
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from small_runs import DROPOUT, forget_the_last_run, run
 
 from frskd_mm.commands.main import main
 from frskd_mm.engine import export_student, load_config
-from frskd_mm.engine.predict import Predictor, find_images
+from frskd_mm.engine.predict import Predictor, as_record, find_images
 from frskd_mm.hooks import InsideHook
 from frskd_mm.utils.model import build_model
 from frskd_mm.visualization.images import pixels
@@ -109,6 +110,26 @@ def test_predict_images_and_folders(
             assert 0 <= top <= bottom <= 90
         # In pixels of the file, which is larger than the model's 64x64.
         assert max(one['box'][2] for one in first['objects']) > 70
+
+
+def test_rotated_boxes_are_given_in_pixels_of_the_file():
+    """Five columns, of which the last is an angle."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    sample = DetDataSample(metainfo=dict(ori_shape=(10, 20)))
+    sample.pred_instances = InstanceData(
+        bboxes=torch.tensor([[5.0, 6.0, 4.0, 2.0, 0.5]]),
+        scores=torch.tensor([0.9]),
+        labels=torch.tensor([0]),
+    )
+    model = SimpleNamespace(dataset_meta={})
+    for size, expected in (
+        (None, [5.0, 6.0, 4.0, 2.0, 0.5]),
+        ((20, 40), [10.0, 12.0, 8.0, 4.0, 0.5]),
+    ):
+        (found,) = as_record(model, sample, size=size)['objects']
+        assert found['box'] == expected
 
 
 @pytest.mark.parametrize('command', ['predict', 'visualize'])

@@ -51,8 +51,9 @@ def measure_loader(
     steps: List[float] = []
     for number in range(ahead + rounds):
         began = time.perf_counter()
-        batch = next(batches)
-        waited = time.perf_counter() - began
+        for _ in range(step.interval):  # as many steps are computed
+            batch = next(batches)
+        waited = (time.perf_counter() - began) / step.interval
         taken = step([batch])['total']
         if number >= ahead:
             waits.append(waited)

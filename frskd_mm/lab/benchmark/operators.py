@@ -32,6 +32,7 @@ def profile_operators(step: Callable[[], Any], rounds: int) -> List[Dict[str, An
     with profile(activities=activities) as profiler:
         for _ in range(rounds):
             step()
+    rounds *= getattr(step, 'interval', 1)  # steps of a turn
     own_time = _kernel_time if on_gpu else attrgetter('self_cpu_time_total')
     times = [(own_time(event), event) for event in profiler.key_averages()]
     total = sum(time for time, _ in times)

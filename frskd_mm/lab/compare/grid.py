@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 import frskd_mm
 from frskd_mm.engine.config import load_config
 from frskd_mm.engine.methods import PLAIN, method_name
-from frskd_mm.engine.wrap import student_config, wrap
+from frskd_mm.engine.wrap import drop_distiller_hooks, student_config, wrap
 from frskd_mm.models.distilled import is_distilled
 from frskd_mm.utils.arguments import did_you_mean
 from frskd_mm.utils.model import build_model
@@ -262,7 +262,10 @@ def _check_method(plain: Config, method: str, cfg: Config) -> None:
     _check_optimiser(cfg, model, method)
     if is_distilled(cfg.model):
         cfg = student_config(cfg)
-    differences = find_differences(plain.to_dict(), cfg.to_dict(), ignore=METHOD_KEYS)
+    recipes = plain.to_dict(), cfg.to_dict()
+    for recipe in recipes:
+        drop_distiller_hooks(recipe)
+    differences = find_differences(*recipes, ignore=METHOD_KEYS)
     if differences:
         raise ValueError(
             f'The method {method} changes the recipe, so it cannot be compared with '

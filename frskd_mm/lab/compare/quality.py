@@ -63,7 +63,7 @@ def find_quality(names: Iterable[str], metric: Optional[str]) -> Column:
     """
     names = set(names)
     known = [c for c in (*QUALITY, *OTHERS) if c.metric == metric]
-    for column in known or QUALITY:
+    for column in QUALITY if metric is None else known:
         if column.metric not in names:
             continue
         if column.lower_is_better:

@@ -249,13 +249,17 @@ class TeachingDistiller(BaseDistiller):
         loss = self.feature_loss
         return loss is not None and bool(loss.loss_weight) and loss.preact
 
-    def acts(self) -> bool:
-        """Whether either term has to be computed now, if only as a trial."""
+    def acts(self, tries: bool = True) -> bool:
+        """Whether either term has to be computed now.
+
+        Args:
+            tries: Count a trial, too, see :meth:`_try`.
+        """
         schedule = self.weight_schedule()
         terms = dict(soft_label=self.soft_label, feature_loss=self.feature_loss)
         return any(
             term is not None
-            and (term_acts(term, schedule) or self._is_untried(name, term))
+            and (term_acts(term, schedule) or (tries and self._is_untried(name, term)))
             for name, term in terms.items()
         )
 

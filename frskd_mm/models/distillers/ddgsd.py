@@ -6,7 +6,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from frskd_mm.models.tasks.classification import predicted_logits
+from frskd_mm.models.tasks.classification import check_one_branch, predicted_logits
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments
 from frskd_mm.utils.precision import at_least_fp32
@@ -51,7 +51,7 @@ class DDGSD(BaseDistiller):
         mmd_weight (float): Mu. Defaults to 5e-4.
 
     Raises:
-        TypeError: If the student is not a classifier.
+        TypeError: If the student is not a classifier, or its head has two branches.
     """
 
     classification_only = True
@@ -65,6 +65,7 @@ class DDGSD(BaseDistiller):
         mmd_weight: float = 5e-4,
     ) -> None:
         super().__init__(student)
+        check_one_branch(student, type(self).__name__)
         self.soft_label = build_soft_label(soft_label, temperature=1.0)
         self.mmd_weight = mmd_weight
 

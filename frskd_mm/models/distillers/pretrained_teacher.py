@@ -1,6 +1,6 @@
 """Distillation from a pretrained, frozen teacher."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
 
@@ -19,6 +19,7 @@ from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments
 from frskd_mm.utils.checkpoint import weights_of
 from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
 from frskd_mm.utils.preprocessing import renormalizer
+from frskd_mm.utils.random import isolated_rng
 
 from .base import TeachingDistiller, scale_losses
 
@@ -177,7 +178,9 @@ class PretrainedTeacher(TeachingDistiller):
         losses = scale_losses(student_pass.losses, self.student_loss_weight)
         if not self.acts():
             return losses
-        teacher_pass = self.run_teacher(inputs, data_samples, student_pass)
+        # A trial must draw no numbers, of which proposals and points need some.
+        with nullcontext() if self.acts(tries=False) else isolated_rng():
+            teacher_pass = self.run_teacher(inputs, data_samples, student_pass)
         return {
             **losses,
             **self.soft_label_term(student_pass, teacher_pass, data_samples),
@@ -274,7 +277,8 @@ def _heads_as_in_training(teacher: nn.Module) -> Iterator[None]:
         if hasattr(module, 'loss_by_feat') and not module.training
     ]
     if asking:
-        backbones = (getattr(teacher, 'backbone', None),)
+        models = [m for m in teacher.modules() if isinstance(m, BaseModel)]
+        backbones = [getattr(model, 'backbone', None) for model in models]
         asking += [m for m in backbones if m is not None and not m.training]
     for module in asking:
         module.training = True

@@ -6,7 +6,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from frskd_mm.models.tasks.classification import predicted_logits
+from frskd_mm.models.tasks.classification import check_one_branch, predicted_logits
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import check_arguments
 
@@ -40,7 +40,7 @@ class SLA(BaseDistiller):
             lambda. Defaults to temperature 1 and weight 1.
 
     Raises:
-        TypeError: If the student is not a classifier.
+        TypeError: If the student is not a classifier, or its head has two branches.
     """
 
     classification_only = True
@@ -53,6 +53,7 @@ class SLA(BaseDistiller):
         soft_label: Optional[dict] = None,
     ) -> None:
         super().__init__(student)
+        check_one_branch(student, type(self).__name__)
         self.soft_label = build_soft_label(soft_label, temperature=1.0)
         self.joint_head = JointHead(self.task, student_cfg, student.head.in_channels)
 

@@ -151,6 +151,22 @@ def merge_branches(outputs: Any) -> Tensor:
     return outputs
 
 
+def check_one_branch(student: BaseModel, method: str) -> None:
+    """Refuse a Conformer, whose head takes two pooled vectors.
+
+    Raises:
+        TypeError: If the student is one.
+    """
+    from mmpretrain.models.heads import ConformerHead
+
+    if isinstance(student.head, ConformerHead):
+        raise TypeError(
+            f'{method} reads one pooled vector an image, but the head is a '
+            'ConformerHead, which has two. Use a method that reads logits alone, '
+            'such as cs-kd or ps-kd.'
+        )
+
+
 def target_scores(data_samples: Sequence[Any], num_classes: int) -> Tensor:
     """Return the batch's target distributions.
 

@@ -71,3 +71,15 @@ def test_two_branches_predict_from_their_sum():
     one, two = torch.randn(2, 3, 10)
     assert torch.equal(merge_branches((one, two)), one + two)
     assert merge_branches(one) is one
+
+
+@pytest.mark.parametrize('method', ['DDGSD', 'SLA'])
+def test_methods_that_read_one_pooled_vector_refuse_two(method):
+    student = toy_student_cfg()
+    student['neck'] = None
+    student['head'] = dict(type='ConformerHead', num_classes=10, in_channels=(64, 64))
+    distiller = dict(type=f'frskd_mm.{method}')
+    with pytest.raises(TypeError, match=f'{method} reads one pooled vector'):
+        MODELS.build(
+            dict(type='frskd_mm.Distilled', student=student, distiller=distiller)
+        )
