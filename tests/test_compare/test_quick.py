@@ -27,7 +27,7 @@ def test_a_trial_trains_a_part_and_spares_the_test_data(tmp_path):
     assert [run.method for run in runs] == [
         'none',
         'label-smoothing',
-        'frskd-attached',
+        'frskd-f-attached',
         'none@1.5',
     ]
     cfg = Config.fromfile(f'{runs[0].folder}/config.py')
@@ -42,7 +42,7 @@ def test_a_trial_trains_a_part_and_spares_the_test_data(tmp_path):
     assert result['steps'] == 2 * 5
     text = describe_trial(runs, 0.25)
     assert 'After 25% of the schedule, 1 seeds, by top-1 accuracy (%)' in text
-    assert 'frskd-attached: failed' in text
+    assert 'frskd-f-attached: failed' in text
 
 
 @pytest.mark.parametrize('split', ['test', 'val'])

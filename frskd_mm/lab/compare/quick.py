@@ -24,7 +24,7 @@ from .summary import Summary
 TRIAL = 'trial.py'
 #: What is tried beside the plain student, by task, for want of a wish.
 METHODS = {
-    'cls': ('label-smoothing', 'frskd-attached'),
+    'cls': ('label-smoothing', 'frskd-f-attached'),
     'seg': ('frskd-attached',),
     'det': ('frskd-attached',),
 }
@@ -53,7 +53,8 @@ def plan_quick(
         config: Config of the plain student.
         out: The trial's folder; gets the shortened config.
         methods: Names or files as of :func:`plan_grid`; by default FRSKD in its
-            attached form, for classifiers label smoothing, too.
+            attached form, for classifiers with soft labels alone, and label
+            smoothing.
         seeds: Seeds; each method is trained once with each.
         part: Fraction of the schedule, over 0 and at most 1.
         options: Values that replace the config's, by dotted key.
