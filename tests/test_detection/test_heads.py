@@ -107,7 +107,9 @@ def test_heads_without_rows_to_compare_are_refused_when_built(family, head):
 def test_a_head_that_no_reader_reads_is_refused_when_built(monkeypatch):
     from frskd_mm.registry import HEAD_READERS
 
-    monkeypatch.delitem(HEAD_READERS.module_dict, 'ProposalReader')
+    readers = HEAD_READERS.module_dict
+    others = {name: kind for name, kind in readers.items() if name != 'ProposalReader'}
+    monkeypatch.setattr(HEAD_READERS, '_module_dict', others)
     with pytest.raises(TypeError, match=r'StandardRoIHead \(roi_head\).*HeadReader'):
         distilled('faster_rcnn')
 
