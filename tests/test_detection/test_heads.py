@@ -203,9 +203,9 @@ def test_readers_of_a_cascade_know_their_stages():
     def names(family):
         return [r.name for r in find_readers(MODELS.build(student_cfg(family)))]
 
-    assert names('htc') == ['rpn', 'mask0', 'mask1', 'roi0', 'roi1']
+    assert names('htc') == ['rpn', 'roi0', 'roi1', 'mask0', 'mask1']
     # SCNet has one mask head, which its last stage trains.
-    assert names('scnet') == ['rpn', 'mask1', 'roi0', 'roi1']
+    assert names('scnet') == ['rpn', 'roi0', 'roi1', 'mask1']
 
 
 def spy_on(monkeypatch, owner, method):
