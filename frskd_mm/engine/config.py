@@ -27,7 +27,7 @@ from frskd_mm.utils.environment import (
     missing_host,
 )
 from frskd_mm.utils.model import class_of
-from frskd_mm.utils.scope import drop_own_scope
+from frskd_mm.utils.scope import drop_own_scope, type_name
 
 CONFIG_ENDINGS = ('.py', '.json', '.yaml', '.yml')
 #: What the runner, the hosts' tools or ours read of a config's top level.
@@ -265,10 +265,6 @@ def _depends_on_root(dataset: Any) -> bool:
     )
 
 
-def _is_checkpoint(folder: str) -> bool:
-    return folder.rstrip('/').endswith('.pth')
-
-
 def out_folders(cfg: Config) -> List[str]:
     """Return where MMEngine's hook puts checkpoints beside the work directory."""
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
@@ -381,8 +377,8 @@ def configure_run(
         else:
             cfg.resume, cfg.load_from = True, None
     elif resume is not None:
-        # Those of DeepSpeed are folders.
-        if not (cfg.get('strategy') and osp.isdir(resume) and _is_checkpoint(resume)):
+        is_folder = osp.isdir(resume) and resume.rstrip('/').endswith('.pth')
+        if not (is_folder and cfg.get('strategy')):  # as DeepSpeed's are
             check_checkpoint_file(resume)
         cfg.resume, cfg.load_from = True, resume
     if amp:
@@ -441,10 +437,4 @@ def outer_pipeline(dataset: Any) -> List[Any]:
 def loads_files(dataset: Any) -> bool:
     """Whether a data set's pipeline loads image files."""
     steps = outer_pipeline(dataset)
-    return any(step_kind(step) == 'LoadImageFromFile' for step in steps)
-
-
-def step_kind(step: Any) -> str:
-    """Return the last part of a transform's type, which may be a class."""
-    kind = step.get('type')
-    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+    return any(type_name(step.get('type')) == 'LoadImageFromFile' for step in steps)

@@ -26,6 +26,7 @@ from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
 from frskd_mm.utils.environment import require_cuda_ops
 from frskd_mm.utils.explain import explained
 from frskd_mm.utils.model import build_model
+from frskd_mm.utils.scope import type_name
 from frskd_mm.visualization.images import Seen, is_bgr
 
 from .config import (
@@ -34,7 +35,6 @@ from .config import (
     inner_dataset,
     loads_files,
     outer_pipeline,
-    step_kind,
 )
 from .export import student_weights
 from .runs import AUXILIARY_PREFIX
@@ -193,9 +193,13 @@ class Predictor:
         What it returns beside the packed image is the file's height and width.
         """
         steps = self._steps()
-        loaders = [step for step in steps if step_kind(step) == 'LoadImageFromFile']
+        loaders = [
+            step for step in steps if type_name(step.get('type')) == 'LoadImageFromFile'
+        ]
         own = [
-            step for step in steps if not step_kind(step).startswith(('Load', 'Filter'))
+            step
+            for step in steps
+            if not type_name(step.get('type')).startswith(('Load', 'Filter'))
         ]
         with DefaultScope.overwrite_default_scope(self.scope), explained(self.cfg):
             load = TRANSFORMS.build(dict(loaders[0])) if loaders else None

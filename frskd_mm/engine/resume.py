@@ -12,6 +12,7 @@ from frskd_mm.hooks.exact_resume_hook import KEY, is_followed
 from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits, weights_of
 from frskd_mm.utils.checkpoint_files import find_checkpoint
 from frskd_mm.utils.model import unwrap
+from frskd_mm.utils.scope import type_name
 
 from .config import out_folders
 
@@ -35,17 +36,12 @@ def describe_run(cfg: Config) -> Dict[str, Any]:
     distiller = cfg.model.get('distiller') or {}
     processes = get_world_size()
     return dict(
-        method=_name(distiller.get('type')),
-        optimizer=_name((wrapper.get('optimizer') or {}).get('type')),
+        method=type_name(distiller.get('type')),
+        optimizer=type_name((wrapper.get('optimizer') or {}).get('type')),
         batch_size=batch_size * processes if isinstance(batch_size, int) else None,
         processes=processes,
         num_workers=loader.get('num_workers', 0),
     )
-
-
-def _name(kind: Any) -> str:
-    """Return the last part of a type, which may be a class in a config."""
-    return str(getattr(kind, '__name__', kind)).split('.')[-1]
 
 
 def choose_checkpoint(runner: Runner, cfg: Config) -> None:

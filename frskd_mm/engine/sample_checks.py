@@ -1,7 +1,7 @@
 """What can be wrong with a sample that a host's pipeline lets pass."""
 
 import math
-from typing import Any, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -76,7 +76,9 @@ def _check_label_map(
             f'The label map is of {size[0]}x{size[1]} pixels, but the image of '
             f'{image[0]}x{image[1]}'
         )
-    ignored = _ignored(dataset)
+    # Of wrappers the one within has it.
+    own = [p.ignore_index for p in nested(dataset) if hasattr(p, 'ignore_index')]
+    ignored = own[0] if own else IGNORED
     # With one class, a single logit tells it (1) from the rest (0).
     limit = None if num_classes is None else max(num_classes, 2)
     _check_classes(labels, limit, ignored)
@@ -85,14 +87,14 @@ def _check_label_map(
         _check_depth(path)
 
 
-def _ignored(dataset: Any) -> int:
-    """Return the label that a data set ignores, or the one within a wrapper."""
-    while not hasattr(dataset, 'ignore_index'):
-        inner = getattr(dataset, 'dataset', None) or getattr(dataset, 'datasets', None)
-        if not inner:
-            return IGNORED
-        dataset = inner[0] if isinstance(inner, (list, tuple)) else inner
-    return dataset.ignore_index
+def nested(dataset: Any) -> Iterator[Any]:
+    """Yield a data set and those that it wraps."""
+    if not hasattr(type(dataset), '__getitem__') or not hasattr(dataset, '__dict__'):
+        return
+    yield dataset
+    own = vars(dataset)
+    for inner in (own.get('dataset'), own.get('_dataset'), *own.get('datasets', ())):
+        yield from nested(inner)
 
 
 def _check_classes(

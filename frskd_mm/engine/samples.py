@@ -5,7 +5,7 @@ import os
 import os.path as osp
 from collections import Counter
 from functools import lru_cache, partial
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import numpy as np
 from mmengine.config import Config
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from frskd_mm.utils.arguments import check_value, one_of
 
 from .config import inner_dataset
-from .sample_checks import BadSample, check_annotation, check_sample
+from .sample_checks import BadSample, check_annotation, check_sample, nested
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 POLICIES = ('stop', 'skip')
@@ -116,7 +116,7 @@ def _build_watched(
         raise
     _check_classes(cfg, name, loader.dataset)
     watch = Watch(name, '', False, runner.log_dir, _channels(cfg))
-    for dataset in _nested(loader.dataset):
+    for dataset in nested(loader.dataset):
         skips = skip and dataset is loader.dataset and name == LOADERS[0]
         kind: type = type(dataset)
         dataset._watch = watch._replace(kind=kind.__name__, skips=skips)
@@ -163,16 +163,6 @@ def _channels(cfg: Config) -> Optional[int]:
     mean = preprocessor.get('mean')
     # One value is for any number of channels.
     return len(mean) if isinstance(mean, (list, tuple)) and len(mean) > 1 else None
-
-
-def _nested(dataset: Any) -> Iterator[Any]:
-    """Yield a data set and those that it wraps."""
-    if not hasattr(type(dataset), '__getitem__') or not hasattr(dataset, '__dict__'):
-        return
-    yield dataset
-    own = vars(dataset)
-    for inner in (own.get('dataset'), own.get('_dataset'), *own.get('datasets', ())):
-        yield from _nested(inner)
 
 
 @lru_cache(maxsize=None)

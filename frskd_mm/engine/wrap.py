@@ -16,6 +16,7 @@ from frskd_mm.models.tasks import (
 )
 from frskd_mm.utils.model import build_model, class_of
 from frskd_mm.utils.random import isolated_rng
+from frskd_mm.utils.scope import type_name
 
 from .config import check_sample_indices
 from .levels import fit_input_size
@@ -144,12 +145,19 @@ def _without_pairs(part: Any) -> Any:
         return type(part)(map(_without_pairs, part))
     if not isinstance(part, dict):
         return part
-    kind = _name_of(part.get('type'))
-    if kind == 'PairDataset':
+    if _is_own(part.get('type'), 'PairDataset'):
         return _without_pairs(part['dataset'])
-    if kind == 'collate_pairs':
+    if _is_own(part.get('type'), 'collate_pairs'):
         return dict(type=part.get('collate', 'default_collate'))
     return {key: _without_pairs(value) for key, value in part.items()}
+
+
+def _is_own(kind: Any, name: str) -> bool:
+    """Whether a type is this package's part of that name, or the part itself."""
+    if isinstance(kind, str):
+        return kind == f'frskd_mm.{name}'
+    module = getattr(kind, '__module__', '')
+    return module.startswith('frskd_mm.') and type_name(kind) == name
 
 
 def drop_distiller_hooks(cfg: Dict[str, Any]) -> None:
@@ -165,12 +173,7 @@ def drop_distiller_hooks(cfg: Dict[str, Any]) -> None:
 def _needs_distiller(hook: Any) -> bool:
     """Whether a hook of custom_hooks is refused by a plain model."""
     kind = hook.get('type') if isinstance(hook, dict) else type(hook)
-    return _name_of(kind) in DISTILLER_HOOKS
-
-
-def _name_of(kind: Any) -> str:
-    """Return the last part of a type, which may be a class in a config."""
-    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+    return type_name(kind) in DISTILLER_HOOKS
 
 
 def _check_plain(cfg: Config) -> None:
@@ -188,8 +191,7 @@ def _check_plain(cfg: Config) -> None:
 
 def _copy(cfg: Config, method: str) -> Config:
     """Return a copy that the runner writes out under the method's name."""
-    kind = getattr(cfg.model.type, '__name__', cfg.model.type)
-    name = osp.basename(cfg.filename or f'{kind.split(".")[-1].lower()}.py')
+    name = osp.basename(cfg.filename or f'{type_name(cfg.model.type).lower()}.py')
     return Config(
         cfg.to_dict(),
         cfg_text=cfg.text or '\n',

@@ -13,6 +13,7 @@ from mmengine.registry import Registry
 import frskd_mm.registry
 from frskd_mm.utils.arguments import ArgumentError, did_you_mean
 from frskd_mm.utils.command import raised_on_purpose
+from frskd_mm.utils.scope import type_name
 
 #: How alike the names of types have to be to be suggested.
 CUTOFF = 0.75
@@ -107,7 +108,7 @@ def _explain_build(cfg: Config, error: Exception) -> None:
         entry = entry.tb_next
     if part is None:
         return
-    name = str(getattr(part, '__name__', part)).rpartition('.')[2]
+    name = type_name(part)
     place = _find(cfg, 'type', name)
     where = f', {place.rpartition(".")[0]} in the config,' if place else ''
     # A bare assertion says nothing but its line.
@@ -186,7 +187,7 @@ def _find(
         for path, part in _parts('', getattr(cfg, '_cfg_dict', cfg))
         if key in part
         and (value is None or part[key] == value)
-        and (owner is None or _type_name(part) == owner)
+        and (owner is None or type_name(part.get('type')) == owner)
     ]
     # A config keeps variables of its own beside the parts that are built.
     places = [f'{path}.{key}'.lstrip('.') for path in places]
@@ -214,11 +215,6 @@ _BUILT = (
     'log_processor',
     'strategy',
 )
-
-
-def _type_name(part: dict) -> str:
-    kind = part.get('type')
-    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
 def _parts(path: str, part: Any) -> Iterator[Tuple[str, dict]]:

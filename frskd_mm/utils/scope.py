@@ -1,4 +1,4 @@
-"""The registry scope that MMEngine gives to inherited configs."""
+"""The registry scopes and the names of types in configs."""
 
 from typing import Any
 
@@ -19,3 +19,8 @@ def drop_own_scope(part: Any) -> None:
     if isinstance(part, (list, tuple)):
         for value in part:
             drop_own_scope(value)
+
+
+def type_name(kind: Any) -> str:
+    """Return the last part of a config's type, a name or in pure Python a class."""
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]

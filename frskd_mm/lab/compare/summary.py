@@ -1,7 +1,8 @@
 """What a comparison's numbers say: its table and one sentence."""
 
 import json
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from operator import itemgetter
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -110,19 +111,10 @@ class Summary:
         pairs = self.pairs[method]
         if not all('steps' in run for pair in pairs for run in pair):
             return split_length(method)[1] * self._ratio(method, 'step_seconds')
-        return float(
-            np.mean(
-                [
-                    (own['steps'] * own['step_seconds'])
-                    / (plain['steps'] * plain['step_seconds'])
-                    for own, plain in pairs
-                ]
-            )
-        )
+        return _mean_ratio(pairs, lambda run: run['steps'] * run['step_seconds'])
 
     def _ratio(self, method: str, key: str) -> float:
-        pairs = self.pairs[method]
-        return float(np.mean([own[key] / plain[key] for own, plain in pairs]))
+        return _mean_ratio(self.pairs[method], itemgetter(key))
 
     def verdict(self) -> str:
         """Say in one sentence which methods are shown to differ, and at what cost."""
@@ -243,6 +235,12 @@ class Summary:
 def is_emphasised(method: str) -> bool:
     """Whether a method is what others are looked at beside."""
     return method == PLAIN or split_length(method)[0] in MAIN_METHODS
+
+
+def _mean_ratio(
+    pairs: Sequence[Tuple[dict, dict]], cost: Callable[[dict], float]
+) -> float:
+    return float(np.mean([cost(own) / cost(plain) for own, plain in pairs]))
 
 
 def _times(ratio: float) -> str:

@@ -34,6 +34,24 @@ class Frozen:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval().requires_grad_(False)
+        # Those that ask for the mode themselves, not the norms and dropout in them.
+        parts = list(module.modules())
+        self._asking = [part for part in parts if hasattr(part, 'loss_by_feat')]
+        if self._asking:  # dense heads
+            models = [part for part in parts if isinstance(part, BaseModel)]
+            backbones = (getattr(model, 'backbone', None) for model in models)
+            self._asking += [part for part in backbones if part is not None]
+
+    @contextmanager
+    def heads_as_in_training(self) -> Iterator[None]:
+        """Let dense heads, and what feeds them, give what their losses take."""
+        for part in self._asking:
+            part.training = True
+        try:
+            yield
+        finally:
+            for part in self._asking:
+                part.training = False
 
     def __deepcopy__(self, memo: dict) -> 'Frozen':
         return self
@@ -204,7 +222,7 @@ class PretrainedTeacher(TeachingDistiller):
             inputs = self.renormalize(inputs, data_samples)
         if self.self_teacher:
             return self._run_self_teacher(inputs, data_samples, student_pass)
-        with _heads_as_in_training(teacher):
+        with self._frozen.heads_as_in_training():
             return self.task.run(
                 teacher,
                 teacher.loss,
@@ -221,7 +239,7 @@ class PretrainedTeacher(TeachingDistiller):
         """Run the teacher's self-teacher on the teacher's maps."""
         teacher = self.teacher
         distiller = teacher.distiller
-        with _heads_as_in_training(teacher):
+        with self._frozen.heads_as_in_training():
             below = self.task.run(
                 teacher,
                 teacher.host_loss,
@@ -262,31 +280,6 @@ class PretrainedTeacher(TeachingDistiller):
             [channels for channels, *_ in levels] for levels in shapes
         )
         return in_channels, out_channels
-
-
-@contextmanager
-def _heads_as_in_training(teacher: nn.Module) -> Iterator[None]:
-    """Let dense heads, and what feeds them, give what their losses take.
-
-    Only the modules that ask for the mode themselves are switched, not the norms and
-    the dropout inside them.
-    """
-    asking = [
-        module
-        for module in teacher.modules()
-        if hasattr(module, 'loss_by_feat') and not module.training
-    ]
-    if asking:
-        models = [m for m in teacher.modules() if isinstance(m, BaseModel)]
-        backbones = [getattr(model, 'backbone', None) for model in models]
-        asking += [m for m in backbones if m is not None and not m.training]
-    for module in asking:
-        module.training = True
-    try:
-        yield
-    finally:
-        for module in asking:
-            module.training = False
 
 
 def _teacher_cfg(teacher: Union[dict, str], self_teacher: bool) -> Dict[str, Any]:
