@@ -26,6 +26,7 @@ class SafeCheckpointHook(CheckpointHook):
     * What a new checkpoint replaces, by ``max_keep_ckpts`` or as the best one, is
       removed after the new one has been written, and ``last_checkpoint`` is
       written whole.
+    * A run that goes on from another folder's checkpoint removes nothing there.
     * Weights that are not finite are not saved, unless they were so before the
       training, as masks of minus infinity are.
     """
@@ -117,8 +118,12 @@ class SafeCheckpointHook(CheckpointHook):
             removals = self.file_backend.removals
         finally:
             self.file_backend = backend
+        kept = (self.last_ckpt, *self._best_paths())
+        own_folder = osp.dirname(self._path(0))
         for method, path in removals:
-            if path not in (self.last_ckpt, *self._best_paths()):
+            # The checkpoint that a run went on from names the best one by its path,
+            # which may be another run's.
+            if path not in kept and osp.dirname(path) == own_folder:
                 getattr(backend, method)(path)
 
     def _best_paths(self) -> List[Any]:

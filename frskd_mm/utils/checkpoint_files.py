@@ -184,6 +184,9 @@ def has_checkpoints(work_dir: str, folders: Sequence[str] = ()) -> bool:
 
 def _candidates(work_dir: str, folders: Sequence[str]) -> Iterator[str]:
     named = _read_name(osp.join(work_dir, 'last_checkpoint'))
+    copied = osp.join(work_dir, osp.basename(named)) if named else ''
+    if osp.isfile(copied):
+        named = copied  # the folder may be a copy, whose file names the original's
     if named and osp.exists(named):
         yield named
     # Not best_*.pth: they lack the optimiser.

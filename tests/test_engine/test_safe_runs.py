@@ -374,3 +374,28 @@ def test_nothing_is_removed_before_its_successor_is_written(tmp_path, monkeypatc
         [best, 'epoch_1.pth'],
     ]
     assert any(isinstance(hook, SafeCheckpointHook) for hook in runner.hooks)
+
+
+def test_a_branch_of_another_run_removes_nothing_there(tmp_path):
+    options = {
+        'default_hooks.checkpoint.save_best': 'accuracy/top1',
+        'train_cfg.val_interval': 1,
+    }
+    trunk, branch = tmp_path / 'trunk', tmp_path / 'branch'
+    run(trunk, options, path=PLAIN)
+    best = sorted(trunk.glob('best_*'))
+    shutil.copytree(trunk, branch)
+    path = branch / 'epoch_1.pth'
+    loaded = torch.load(path, weights_only=False)
+    # Whatever comes next is better.
+    loaded['message_hub']['runtime_info'].update(
+        best_score=-1.0, best_ckpt=str(best[0])
+    )
+    save_checkpoint(loaded, str(path))
+    (branch / 'epoch_2.pth').unlink()
+    (branch / 'last_checkpoint').unlink()
+    forget_the_last_run()
+    cfg = config(branch, options, PLAIN)
+    train(configure_run(cfg, str(branch), resume=str(path)))
+    assert sorted(trunk.glob('best_*')) == best
+    assert list(branch.glob('best_*'))

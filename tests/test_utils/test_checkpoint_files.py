@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import shutil
 
 import pytest
 import torch
@@ -116,6 +117,16 @@ def test_the_newest_whole_checkpoint_is_found(checkpoint, tmp_path, last):
     found = find_checkpoint(str(tmp_path))
     assert found.path == str(tmp_path / 'epoch_10.pth')
     assert ['epoch_3.pth' in line for line in found.damaged] == [True]
+
+
+def test_a_copied_folder_goes_on_from_its_own_files(checkpoint, tmp_path):
+    copy = tmp_path / 'copy'
+    copy.mkdir()
+    shutil.copy(checkpoint, copy / 'epoch_1.pth')
+    (copy / 'last_checkpoint').write_text(str(checkpoint))
+    assert find_checkpoint(str(copy)).path == str(copy / 'epoch_1.pth')
+    (copy / 'epoch_1.pth').unlink()  # as with the hook's out_dir
+    assert find_checkpoint(str(copy)).path == str(checkpoint)
 
 
 def test_without_a_whole_checkpoint_the_damage_is_named(tmp_path):
