@@ -40,8 +40,7 @@ def export_student(cfg: Config, checkpoint: str, out: str) -> Tuple[str, str]:
             overwrite something else than an earlier export.
     """
     check_checkpoint_file(checkpoint)
-    plain = student_config(cfg)
-    plain._cfg_dict.pop('trust_checkpoint', None)
+    plain = deployed_config(cfg)
     config_path = osp.splitext(out)[0] + '.py'
     _check_out(checkpoint, out, config_path, plain)
     with checkpoints_as_data(cfg):
@@ -50,13 +49,25 @@ def export_student(cfg: Config, checkpoint: str, out: str) -> Tuple[str, str]:
     return write_student(plain, weights_of(loaded), meta, out, origin=checkpoint)
 
 
+def deployed_config(cfg: Config) -> Config:
+    """Return the student's config, without what was the training's alone.
+
+    That is its folder, in which another training would overwrite it, and what
+    it began from.
+    """
+    plain = student_config(cfg)
+    for key in ('work_dir', 'load_from', 'resume', 'launcher', 'trust_checkpoint'):
+        plain._cfg_dict.pop(key, None)
+    return plain
+
+
 def write_student(
     plain: Config, weights: Dict[str, Any], meta: Dict[str, Any], out: str, origin: str
 ) -> Tuple[str, str]:
     """Write a student's checkpoint, and its config beside it.
 
     Args:
-        plain: From :func:`student_config`.
+        plain: From :func:`deployed_config`.
         weights: The distilled model's, by name.
         meta: What MMEngine's checkpoints say of a training; some of it is kept.
         out: File to write; its folder is created.
@@ -135,7 +146,7 @@ def load_student(plain: Config, weights: Dict[str, Any], origin: str) -> BaseMod
     """Build a plain student with weights that have to fit strictly.
 
     Args:
-        plain: From :func:`student_config`.
+        plain: From :func:`deployed_config`.
         weights: From :func:`student_weights`.
         origin: What the weights are of, for errors.
 

@@ -1,5 +1,6 @@
 """Training and testing through MMEngine's runner."""
 
+import os.path as osp
 import signal
 import threading
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from .work_dir_lock import hold_work_dir
 
 #: Of mmseg's heads that only training needs. What is evaluated may lack them.
 AUXILIARY_PREFIX = 'auxiliary_head.'
+#: What the names of the configs of evaluations begin with.
+EVALUATED = 'test_'
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -191,6 +194,7 @@ def evaluate(
 
 def _evaluate(cfg: Config, checkpoint: str, self_teacher: bool) -> Dict[str, float]:
     cfg.load_from, cfg.resume = checkpoint, False
+    cfg = _renamed(cfg)
     runner = build_runner(cfg)
     if self_teacher and not isinstance(runner, Runner):
         raise ValueError(
@@ -215,6 +219,22 @@ def _evaluate(cfg: Config, checkpoint: str, self_teacher: bool) -> Dict[str, flo
         )
     with model.as_self_teacher(), explained(cfg):
         return runner.test()
+
+
+def _renamed(cfg: Config) -> Config:
+    """Return the config under a name that the training's in its folder does not have.
+
+    The runner writes it to the work directory, with the weights that it evaluates.
+    """
+    name = osp.basename(cfg.filename or 'config.py')
+    if not name.startswith(EVALUATED):
+        name = f'{EVALUATED}{name}'
+    return Config(
+        cfg.to_dict(),
+        cfg_text=cfg.text or '\n',
+        filename=name,
+        env_variables=cfg.env_variables,
+    )
 
 
 def _check_fit(runner: Runner, cfg: Config, self_teacher: bool) -> None:

@@ -116,6 +116,22 @@ def test_accuracy_is_the_same_before_and_after_export(exported, trained, tmp_pat
     assert 0 <= teacher['accuracy/top1'] <= 100
 
 
+def test_testing_leaves_the_config_of_the_training(trained, tmp_path):
+    cfg, path = read_config(tmp_path), tmp_path / Path(CONFIG).name
+    cfg.dump(str(path))
+    before = path.read_text()
+    again = load_config(str(path))
+    evaluate(configure_run(again, work_dir=str(tmp_path)), trained[1])
+    assert path.read_text() == before
+    written = Config.fromfile(str(tmp_path / f'test_{path.name}'))
+    assert written.load_from == trained[1]
+
+
+def test_an_exported_config_names_no_folder_of_the_training(exported):
+    plain = Config.fromfile(exported[1])
+    assert {'work_dir', 'load_from', 'resume', 'launcher'}.isdisjoint(plain.keys())
+
+
 def test_testing_needs_no_weights_to_start_from(trained, tmp_path):
     cfg = read_config(tmp_path, load_from='absent.pth')
     assert 'accuracy/top1' in evaluate(cfg, trained[1])

@@ -15,9 +15,8 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from frskd_mm.engine.config import configure_run
-from frskd_mm.engine.export import write_student
+from frskd_mm.engine.export import deployed_config, write_student
 from frskd_mm.engine.runs import build_runner
-from frskd_mm.engine.wrap import student_config
 from frskd_mm.hooks.self_teacher_metric_hook import SelfTeacherMetricHook
 from frskd_mm.lab.outputs import write_file
 from frskd_mm.lab.peak import resident_peak
@@ -132,7 +131,7 @@ def _execute(cfg: Config, folder: str, parent: int) -> None:
 
     deployed = model
     if isinstance(model, Distilled):
-        plain = student_config(cfg)
+        plain = deployed_config(cfg)
         write_student(
             plain,
             weights,
