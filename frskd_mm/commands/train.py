@@ -5,6 +5,7 @@ import os
 import sys
 
 from frskd_mm.engine import configure_run, load_config, resolve_work_dir, train, wrap
+from frskd_mm.engine.methods import PLAIN, method_name
 from frskd_mm.hooks import ProgressBarHook
 from frskd_mm.utils.command import CommandParser
 
@@ -51,13 +52,13 @@ def main() -> None:
     """Read the config, apply the options, train."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
-    name = args.config
-    if args.method is not None:
+    name, method = args.config, None
+    if args.method not in (None, PLAIN):
         cfg = wrap(cfg, args.method)
-        name = cfg.filename
+        name, method = cfg.filename, method_name(args.method)
     cfg = configure_run(
         cfg,
-        work_dir=resolve_work_dir(cfg, name, args.work_dir),
+        work_dir=resolve_work_dir(cfg, name, args.work_dir, method),
         launcher=args.launcher,
         resume=args.resume,
         amp=args.amp,

@@ -7,7 +7,7 @@ import os.path as osp
 import traceback
 from glob import escape, glob
 from importlib.util import find_spec
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.dataset import ConcatDataset
@@ -66,7 +66,8 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         FileNotFoundError: If there is no such file; names similar ones.
         ImportError: If the package is not installed.
         ValueError: If a path in a package names no folder, the file is no config,
-            or a key of the config or of the options is almost one that is known.
+            a key of the config is almost one that is known, or one of the options
+            is neither known nor in the config.
     """
     package, separator, name = path.partition('::')
     if separator:
@@ -177,14 +178,45 @@ def _edits(first: str, second: str, limit: int) -> int:
 
 
 def _check_options(cfg: Config, options: dict) -> None:
-    """Refuse what looks like a misspelt key, which MMEngine would ignore."""
+    """Refuse options that nothing reads, and tell of variables.
+
+    Raises:
+        ValueError: If the config has no such key, and nothing reads one.
+    """
     for key in options:
         first = key.split('.')[0]
-        similar = difflib.get_close_matches(first, cfg.keys(), n=1, cutoff=0.9)
-        if first not in cfg and similar:
-            raise ValueError(
-                f'The config has no {first}, which {key} would set. Is it {similar[0]}?'
+        if first in KNOWN_KEYS:
+            continue
+        paths = list(_paths_to(cfg.to_dict(), first)) if first == key else []
+        meant = f' Set {" or ".join(paths[:3])} instead.' if paths else ''
+        if first in cfg:
+            print_log(
+                f'{first} is a variable of the config file, which was read before '
+                f'--cfg-options changed it: what was made of it stays as it is.{meant}',
+                logger='current',
+                level=logging.WARNING,
             )
+            continue
+        similar = difflib.get_close_matches(first, [*cfg, *KNOWN_KEYS], 1, cutoff=0.9)
+        if similar:
+            meant = f' Is it {similar[0]}?'
+        raise ValueError(
+            f'The config has no {first}, which {key} would set, and nothing reads '
+            f'it.{meant}'
+        )
+
+
+def _paths_to(part: Any, name: str, path: str = '') -> Iterator[str]:
+    """Yield the dotted keys that end in a name, below those that are read."""
+    if not isinstance(part, dict):
+        return
+    for key, value in part.items():
+        if not path and key not in KNOWN_KEYS:
+            continue
+        here = f'{path}.{key}' if path else key
+        if key == name:
+            yield here
+        yield from _paths_to(value, name, here)
 
 
 def _no_such_file(kind: str, path: str) -> str:
@@ -295,10 +327,29 @@ def check_sample_indices(cfg: Config) -> None:
         )
 
 
-def resolve_work_dir(cfg: Config, config_path: str, work_dir: Optional[str]) -> str:
-    """Return the work directory: argument, else config, else its file name."""
-    name = osp.splitext(osp.basename(config_path))[0]
-    return work_dir or cfg.get('work_dir') or osp.join('work_dirs', name)
+def resolve_work_dir(
+    cfg: Config,
+    config_path: str,
+    work_dir: Optional[str],
+    method: Optional[str] = None,
+) -> str:
+    """Return the work directory: argument, else config, else its file name.
+
+    Args:
+        cfg: Training config.
+        config_path: File that it was read from.
+        work_dir: What the user asked for.
+        method: Name of the method that the config was wrapped with. The work
+            directory of the config itself is that of the plain student.
+    """
+    if work_dir:
+        return work_dir
+    if not cfg.get('work_dir'):
+        return osp.join('work_dirs', osp.splitext(osp.basename(config_path))[0])
+    if method is None:
+        return cfg.work_dir
+    folder, name = osp.split(cfg.work_dir.rstrip('/' + os.sep))
+    return osp.join(folder, f'{method}_{name}')
 
 
 def check_launcher(launcher: str) -> None:

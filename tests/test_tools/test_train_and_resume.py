@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import Runner
 
-from frskd_mm.engine import configure_run, load_config
+from frskd_mm.engine import configure_run, load_config, resolve_work_dir
 from frskd_mm.engine import train as start_training
 from frskd_mm.engine.config import check_checkpoint_file
 from frskd_mm.utils.model import build_model
@@ -182,6 +183,8 @@ def test_missing_data_are_named_before_anything_is_built(tmp_path, path, loader)
         ('mmdet::retinanet/retinanet_r50_fpn_1x_coc.py', {}, 'Similar: .*_1x_coco'),
         ('frskd_mm::digits/wrn10-1_digit.py', {}, 'Similar: .*wrn10-1_digits'),
         (CONFIG, {'train_dataloder.batch_size': 2}, 'Is it train_dataloader?'),
+        (CONFIG, {'lr': 0.5}, r'no lr, .* Set optim_wrapper.optimizer.lr instead'),
+        (CONFIG, {'gradient_clip': 1}, 'nothing reads it'),
     ],
 )
 def test_misspelt_paths_and_options_name_similar_ones(path, options, message):
@@ -194,6 +197,32 @@ def test_misspelt_paths_and_options_name_similar_ones(path, options, message):
 def test_options_that_a_config_lacks_are_taken():
     cfg = load_config(str(REPO / CONFIG), {'sync_bn': 'torch', 'compile': True})
     assert cfg.compile
+
+
+def test_a_variable_of_the_file_is_changed_with_a_warning(monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        'frskd_mm.engine.config.print_log', lambda text, **_: said.append(text)
+    )
+    cfg = load_config('mmdet::yolox/yolox_s_8xb8-300e_coco.py', {'max_epochs': 3})
+    assert cfg.train_cfg.max_epochs == 300
+    assert ['Set train_cfg.max_epochs instead' in text for text in said] == [True]
+
+
+@pytest.mark.parametrize(
+    ('given', 'own', 'method', 'expected'),
+    [
+        (None, None, None, 'work_dirs/frskd_a'),
+        (None, 'runs/a/', None, 'runs/a/'),
+        (None, 'runs/a/', 'frskd', 'runs/frskd_a'),
+        ('mine', 'runs/a', 'frskd', 'mine'),
+    ],
+)
+def test_a_method_does_not_train_in_the_folder_of_the_plain_student(
+    given, own, method, expected
+):
+    cfg = Config(dict(work_dir=own) if own else {})
+    assert resolve_work_dir(cfg, 'x/frskd_a.py', given, method) == expected
 
 
 def test_misspelt_config_names_similar_ones():
