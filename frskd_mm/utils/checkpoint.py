@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from typing import Any, Dict, Iterable, List, Mapping, Sequence
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from torch import Tensor, nn
 
@@ -49,7 +49,9 @@ def as_converted(model: nn.Module, given: Mapping[str, Tensor]) -> Dict[str, Ten
     """Return weights as a model's modules convert them while they are loaded.
 
     Backbones bring names of earlier versions, or position embeddings of another
-    image size, into their own form by hooks. Nothing is loaded.
+    image size, into their own form by hooks. What they leave out since they compute
+    it anew, as Swin v2 does its tables of positions, is the model's own. Nothing is
+    loaded.
 
     Args:
         model: What would load them.
@@ -59,11 +61,27 @@ def as_converted(model: nn.Module, given: Mapping[str, Tensor]) -> Dict[str, Ten
     for name, module in model.named_modules():
         if not name:
             continue  # what asks is a hook of the model itself
-        prefix = f'{name}.'
+        arguments: Tuple[Any, ...] = (converted, f'{name}.', {}, True, [], [], [])
+        if _renames(module):
+            module._load_from_state_dict(*arguments)
+            continue
         for hook in module._load_state_dict_pre_hooks.values():
             if getattr(hook, '__name__', '') not in OWN_HOOKS:
-                hook(converted, prefix, {}, True, [], [], [])
+                hook(*arguments)
+    own = model.state_dict()
+    left_out = (given.keys() & own.keys()) - converted.keys()
+    converted.update((name, own[name]) for name in left_out)
     return converted
+
+
+def _renames(module: nn.Module) -> bool:
+    """Whether a module converts weights where it loads them, but has none itself.
+
+    Swin brings names of before mmpretrain 1.0 into its form like that.
+    """
+    loads = type(module)._load_from_state_dict
+    is_own = not loads.__module__.startswith('torch.')
+    return is_own and not module._parameters and not module._buffers
 
 
 def find_loading_misfits(

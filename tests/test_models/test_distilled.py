@@ -489,3 +489,41 @@ model = dict(
     model = MODELS.build(cfg.model)
     assert isinstance(model.distiller.self_teacher.twin, ImageClassifier)
     assert cfg.model.distiller._scope_ == 'frskd_mm'  # left as it was
+
+
+def swin(kind, **arch):
+    arch = dict(embed_dims=16, depths=[1] * 4, num_heads=[1, 1, 2, 2], **arch)
+    backbone = dict(
+        type=kind, arch=arch, img_size=64, window_size=4, pad_small_map=True
+    )
+    head = dict(type='LinearClsHead', num_classes=10, in_channels=128)
+    return dict(toy_student_cfg(), backbone=backbone, head=head)
+
+
+def test_swin_v2_loads_its_own_weights_without_the_tables_it_computes():
+    student = swin('SwinTransformerV2', extra_norm_every_n_blocks=0)
+    model, other = distilled(student), distilled(student)
+    load_state_dict(other, dict(model.state_dict()))
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+
+
+def test_names_of_earlier_versions_are_converted_where_modules_load():
+    student = swin('SwinTransformer')
+    weights = {
+        name.replace('backbone.norm3.', 'backbone.norm.'): value
+        for name, value in plain(**student).state_dict().items()
+    }
+    norm = weights['backbone.norm.weight']
+    weights['backbone.stages.0.blocks.0.attn.attn_mask'] = torch.zeros(4, 16, 16)
+    model = distilled(student)
+    load_state_dict(model, weights)
+    assert torch.equal(model.backbone.norm3.weight, norm)
+
+
+def test_a_token_that_pretraining_leaves_is_no_sign_of_another_model():
+    weights = plain().state_dict()
+    weights['backbone.mask_token'] = torch.zeros(1, 1, 8)
+    model = toy_distilled()
+    load_state_dict(model, weights)
+    assert torch.equal(model.backbone.conv1.weight, weights['backbone.conv1.weight'])
