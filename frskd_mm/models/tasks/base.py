@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.device import get_device
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
@@ -257,19 +258,36 @@ class Task(ABC):
             DryForwardError: If the student cannot run an image of this size.
         """
         size = input_size or self.input_size
-        image = _noise(student, size)
-        record = Recorder({name: (part, 'forward') for name, part in parts.items()})
+
+        def run() -> Recorder:
+            image = _noise(student, size)
+            record = Recorder({name: (part, 'forward') for name, part in parts.items()})
+            try:
+                with dry_run(student), record, inner or nullcontext():
+                    for part in parts.values() if training else ():
+                        part.training = True
+                    with torch.set_grad_enabled(training):
+                        student.extract_feat(image)
+            except Exception:
+                # What comes after does not matter here.
+                if not record.outputs[next(iter(parts))]:
+                    raise
+            return record
+
         try:
-            with dry_run(student), record, inner or nullcontext():
-                for part in parts.values() if training else ():
-                    part.training = True
-                with torch.set_grad_enabled(training):
-                    student.extract_feat(image)
+            return run()
         except Exception as error:
-            # What comes after does not matter here.
-            if not record.outputs[next(iter(parts))]:
+            home, device = next(student.parameters()).device, get_device()
+            if torch.device(device).type == home.type:
                 raise _dry_forward_error(student, size, error) from error
-        return record
+        # Models are built on the CPU, where CARAFE and others have no operators.
+        student.to(device)
+        try:
+            return run()
+        except Exception as error:
+            raise _dry_forward_error(student, size, error) from error
+        finally:
+            student.to(home)
 
     def twin_cfg_on(
         self,
