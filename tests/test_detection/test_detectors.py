@@ -20,6 +20,8 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
 from frskd_mm.models.losses import DetSoftLabelLoss
+from frskd_mm.models.tasks import DetectionTask
+from frskd_mm.models.tasks.base import RewiringError
 
 PARTS = {
     'backbone': 'backbone.',
@@ -254,6 +256,16 @@ def test_heads_read_maps_of_other_widths(family):
     total, _ = total_loss(model, family_batch(family))
     total.backward()
     assert torch.isfinite(total)
+
+
+def test_heads_whose_stages_name_the_channels_are_not_rewired():
+    stages = [dict(type='StageCascadeRPNHead', in_channels=256)]
+    cfg = ConfigDict(
+        type='FasterRCNN',
+        rpn_head=dict(type='CascadeRPNHead', num_classes=1, stages=stages),
+    )
+    with pytest.raises(RewiringError, match='as wide as the maps'):
+        DetectionTask().twin_cfg(cfg, 'neck', [256] * 5, [128] * 5)
 
 
 @pytest.mark.parametrize('family', ['retinanet', 'mask_rcnn', 'deformable_detr'])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
+from mmpretrain.models import ImageClassifier
 from torch import nn
 from toys import toy_frskd_cfg, toy_student_cfg
 
@@ -41,6 +42,40 @@ def test_bifpn_gives_the_twin_one_width():
     self_teacher = build(toy_student_cfg(), neck=neck).distiller.self_teacher
     assert self_teacher.neck.out_channels == [24] * 4
     assert self_teacher.twin.head.fc.weight.shape == (10, 24)
+
+
+def test_a_neck_that_names_no_channels_gets_the_student_s():
+    backbone = dict(type='VisionTransformer', img_size=32, patch_size=8)
+    backbone['arch'] = dict(
+        embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64
+    )
+    student = dict(
+        toy_student_cfg(),
+        backbone=backbone,
+        neck=dict(type='ClsBatchNormNeck', input_features=32),
+        head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=32),
+    )
+    twin = build(student).distiller.self_teacher.twin
+    assert twin.neck.bn.num_features == twin.head.layers.head.in_features == 32
+    assert list(twin.backbone.adapters) == ['3']
+
+
+def test_what_the_cpu_lacks_is_tried_on_the_accelerator(monkeypatch):
+    places, extract_feat = ['cpu'], ImageClassifier.extract_feat
+
+    def only_there(self, *args, **kwargs):
+        if places[-1] == 'cpu':
+            raise RuntimeError('no implementation for device cpu')
+        return extract_feat(self, *args, **kwargs)
+
+    def move(self, device):
+        places.append(str(device))
+
+    monkeypatch.setattr('frskd_mm.models.tasks.base.get_device', lambda: 'cuda')
+    monkeypatch.setattr(ImageClassifier, 'extract_feat', only_there)
+    monkeypatch.setattr(ImageClassifier, 'to', move)
+    build(toy_student_cfg())
+    assert places[:3] == ['cpu', 'cuda', 'cpu']
 
 
 def test_twin_settings_are_merged():

@@ -12,9 +12,13 @@ from torch import Tensor
 from frskd_mm.models.losses.soft_labels import SoftLabels
 from frskd_mm.models.passes import Pass
 from frskd_mm.utils.recorder import Target
+from frskd_mm.utils.scope import type_name
 
 from .base import RewiringError, Task, rewire, sample_name
 from .parts import check_parts
+
+#: Necks that take maps of any number of channels.
+POOLINGS = ('GlobalAveragePooling', 'GeneralizedMeanPooling')
 
 
 class ClassificationTask(Task):
@@ -34,7 +38,12 @@ class ClassificationTask(Task):
                 'classifier that is fine-tuned from it.'
             )
         check_parts(student, 'head')
-        if isinstance(student.head, (MultiLabelClsHead, MultiTaskHead)):
+        from mmpretrain.models import heads
+
+        refused = [MultiLabelClsHead, MultiTaskHead]
+        # The maintained mmpretrain has it.
+        refused += [heads.RegressionHead] if hasattr(heads, 'RegressionHead') else []
+        if isinstance(student.head, tuple(refused)):
             raise TypeError(
                 'Classifiers are distilled with one label an image, but the head is a '
                 f'{type(student.head).__name__}. Use one such as LinearClsHead.'
@@ -54,15 +63,16 @@ class ClassificationTask(Task):
         cfg.backbone = dict(type='frskd_mm.PassThrough')
         if source == 'neck':
             cfg.neck = None
-        parts = [*_necks(cfg), cfg.head]
-        reader = next((part for part in parts if 'in_channels' in part), None)
-        if reader is not None:
-            rewire(reader, in_channels, out_channels)
-        elif list(in_channels) != list(out_channels):
-            raise RewiringError(
-                f'The head {cfg.head.type} names no in_channels that could be set to '
-                'the refined ones.'
-            )
+        for part in [*_necks(cfg), cfg.head]:
+            if 'in_channels' in part:
+                rewire(part, in_channels, out_channels)
+                break
+            is_pooling = type_name(part.type) in POOLINGS
+            if not is_pooling and list(in_channels) != list(out_channels):
+                raise RewiringError(
+                    f'{type_name(part.type)} names no in_channels that could be set '
+                    'to the refined ones.'
+                )
         return cfg
 
     def levels_read(
@@ -70,7 +80,7 @@ class ClassificationTask(Task):
     ) -> List[int]:
         """Return the last level, unless a neck reads others besides."""
         necks = _necks(student_cfg) if source == 'backbone' else []
-        if all(neck.type == 'GlobalAveragePooling' for neck in necks):
+        if all(type_name(neck.type) == 'GlobalAveragePooling' for neck in necks):
             return [num_levels - 1]
         return list(range(num_levels))
 

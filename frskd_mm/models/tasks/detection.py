@@ -13,6 +13,7 @@ from frskd_mm.models.label_guidance import LabelGuidance, jitter_boxes
 from frskd_mm.models.losses.soft_labels import SoftLabels
 from frskd_mm.models.passes import Pass, map_size
 from frskd_mm.utils.recorder import Target, bind_forward
+from frskd_mm.utils.scope import type_name
 
 from .base import RewiringError, Task, rewire, sample_name
 from .parts import check_parts
@@ -335,22 +336,18 @@ def _rewire_heads(
     if any(isinstance(cfg.get(name), list) for name in ('bbox_head', 'roi_head')):
         raise RewiringError(f'The several heads of {cfg.type} are not rewired. {keep}')
     roi_head = cfg.get('roi_head') or {}
-    parts = [cfg.get('mask_head'), *roi_head.values()]
+    heads = [cfg.get(name) for name in ('rpn_head', 'bbox_head', 'mask_head')]
     as_wide = ('SparseRoIHead', 'HybridTaskCascadeRoIHead')
     if (
         'semantic_head' in (*cfg, *roi_head)
-        or str(roi_head.get('type')).endswith(as_wide)
-        or any(map(_reads_otherwise, parts))
+        or type_name(roi_head.get('type')).endswith(as_wide)
+        or any(map(_reads_otherwise, [*heads, *roi_head.values()]))
     ):
         raise RewiringError(
             f'Parts of the heads of {cfg.type} are as wide as the maps. {keep}'
         )
     before, after = in_channels[0], out_channels[0]
-    readers = [
-        (cfg[name], 'in_channels')
-        for name in ('rpn_head', 'bbox_head', 'mask_head')
-        if cfg.get(name) and 'in_channels' in cfg[name]
-    ]
+    readers = [(one, 'in_channels') for one in heads if one and 'in_channels' in one]
     if roi_head.get('shared_head'):
         raise RewiringError(f'The shared_head of {cfg.type} cannot be rewired. {keep}')
     for name, part in roi_head.items():
@@ -368,14 +365,18 @@ def _rewire_heads(
 
 def _reads_otherwise(part: Any) -> bool:
     """Whether a head's config names the channels that it reads in other places."""
-    parts = part if isinstance(part, (list, tuple)) else [part]
     return any(
         name in ('cls_in_channels', 'pre_cfg', 'post_cfg')
-        or (isinstance(value, dict) and 'in_channels' in value)
-        for one in parts
+        or any(isinstance(v, dict) and 'in_channels' in v for v in _listed(value))
+        for one in _listed(part)
         if isinstance(one, dict)
         for name, value in one.items()
     )
+
+
+def _listed(part: Any) -> Sequence[Any]:
+    """Return the stages of a part; it may have one."""
+    return part if isinstance(part, (list, tuple)) else [part]
 
 
 def _shallow_copy(element: BaseDataElement) -> BaseDataElement:

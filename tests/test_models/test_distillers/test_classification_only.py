@@ -18,6 +18,14 @@ from frskd_mm.models.tasks.classification import merge_branches
             in_channels=64,
             task_heads=dict(colour=dict(type='LinearClsHead', num_classes=3)),
         ),
+        pytest.param(
+            dict(type='LinearRegressionHead', num_classes=1, in_channels=64),
+            marks=pytest.mark.skipif(
+                'LinearRegressionHead' not in MODELS.module_dict
+                and MODELS.get('mmpretrain.LinearRegressionHead') is None,
+                reason='an earlier mmpretrain',
+            ),
+        ),
     ],
     ids=lambda head: head['type'],
 )
