@@ -1,8 +1,14 @@
 """Compare finished runs: ``python tools/plot_runs.py --run NAME DIR [DIR ...]``."""
 
+from typing import Dict, List
+
 from frskd_mm.lab.outputs import check_output
 from frskd_mm.lab.statistics import mean_std
-from frskd_mm.lab.visualization.learning_curves import draw_learning_curves, read_curves
+from frskd_mm.lab.visualization.learning_curves import (
+    Curves,
+    draw_learning_curves,
+    read_curves,
+)
 from frskd_mm.utils.command import CommandParser, run_command
 
 
@@ -26,10 +32,10 @@ def main() -> None:
     parser.add_argument('--out', help='PNG of the learning curves to write')
     args = parser.parse_args()
     check_output('--out', args.out, picture=True)
-    runs = {
-        name: [read_curves(d, args.metric, args.scale) for d in work_dirs]
-        for name, *work_dirs in args.run
-    }
+    runs: Dict[str, List[Curves]] = {}
+    for name, *work_dirs in args.run:
+        found = [read_curves(d, args.metric, args.scale) for d in work_dirs]
+        runs.setdefault(name, []).extend(found)
     for name, seeds in runs.items():
         values = [seed.metrics[-1] for seed in seeds]
         print(f'{name}: {mean_std(values)}  ({", ".join(f"{v:.2f}" for v in values)})')

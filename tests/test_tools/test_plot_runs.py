@@ -64,6 +64,14 @@ def test_a_run_from_the_start_replaces_an_earlier_one(plot, tmp_path):
     assert done.stdout == 'none: 50.00  (50.00)\n'
 
 
+def test_a_method_that_is_named_twice_has_the_runs_of_both(plot, tmp_path):
+    first, second = (
+        write_logs(tmp_path / str(value), epoch(1, value)) for value in (1.0, 2.0)
+    )
+    done = plot('--run', 'frskd', first, '--run', 'frskd', second)
+    assert done.stdout == 'frskd: 1.50 ± 0.71  (1.00, 2.00)\n'
+
+
 def test_a_folder_without_a_log_is_named(plot, tmp_path):
     done = plot('--run', 'none', str(tmp_path))
     assert done.returncode == 2
