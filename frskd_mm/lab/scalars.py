@@ -2,8 +2,9 @@
 
 import json
 import os.path as osp
+from contextlib import suppress
 from glob import escape, glob
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 
 def read_scalars(work_dir: str) -> List[Dict[str, Any]]:
@@ -28,15 +29,22 @@ def read_scalars(work_dir: str) -> List[Dict[str, Any]]:
         )
     merged: Dict[Tuple[bool, int], Dict[str, Any]] = {}
     for path in paths:
-        with open(path, encoding='utf-8') as file:
-            lines = [json.loads(text) for text in file]
         log: Dict[Tuple[bool, int], Dict[str, Any]] = {}
-        for line in lines:  # a validation of the self-teacher has one of its own
+        # A validation of the self-teacher has a line of its own.
+        for line in _read_lines(path):
             log.setdefault(('loss' in line, line['step']), {}).update(line)
         if _first_step(log) <= _first_step(merged):
             merged.clear()
         merged.update(log)
     return [merged[key] for key in sorted(merged)]
+
+
+def _read_lines(path: str) -> Iterator[Dict[str, Any]]:
+    """Read the lines of a log that are whole: a kill may cut the last one off."""
+    with open(path, encoding='utf-8', errors='replace') as file:
+        for text in file:
+            with suppress(json.JSONDecodeError):
+                yield json.loads(text)
 
 
 def _first_step(log: Dict[Tuple[bool, int], Any]) -> float:

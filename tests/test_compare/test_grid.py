@@ -679,7 +679,9 @@ def test_logs_of_an_interrupted_run_are_joined(tmp_path):
     for name, lines in logs.items():
         folder = tmp_path / 'work_dir' / name / 'vis_data'
         folder.mkdir(parents=True)
-        (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
+        # The last line as a kill may leave it.
+        text = '\n'.join([*map(json.dumps, lines), '{"loss": 9.0, "st'])
+        (folder / 'scalars.json').write_text(text)
     merge_scalars(str(tmp_path))
     lines = (tmp_path / 'scalars.json').read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
@@ -688,6 +690,18 @@ def test_logs_of_an_interrupted_run_are_joined(tmp_path):
         dict(loss=3.0, step=1),
         dict(loss=2.5, step=2),
     ]
+
+
+def test_a_config_is_written_whole_or_not_at_all(tmp_path, config, monkeypatch):
+    def be_killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, 'replace', be_killed)
+    with pytest.raises(KeyboardInterrupt):
+        plan_grid(config, ['ce'], [0], str(tmp_path), OPTIONS)
+    monkeypatch.undo()
+    assert not list(tmp_path.rglob('*.py'))
+    plan_grid(config, ['ce'], [0], str(tmp_path), OPTIONS)
 
 
 def test_label_smoothing_replaces_the_loss_alone(config):

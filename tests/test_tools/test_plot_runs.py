@@ -72,6 +72,15 @@ def test_a_method_that_is_named_twice_has_the_runs_of_both(plot, tmp_path):
     assert done.stdout == 'frskd: 1.50 ± 0.71  (1.00, 2.00)\n'
 
 
+def test_a_cut_off_line_is_left_out(plot, tmp_path):
+    """A killed run may end within one."""
+    work_dir = write_logs(tmp_path, epoch(1, 1.0), [])
+    (log,) = tmp_path.glob('*0/vis_data/scalars.json')
+    log.write_text(log.read_text() + '\n{"loss": 2.0, "st')
+    done = plot('--run', 'none', work_dir)
+    assert done.stdout == 'none: 1.00  (1.00)\n', done.stderr
+
+
 def test_a_folder_without_a_log_is_named(plot, tmp_path):
     done = plot('--run', 'none', str(tmp_path))
     assert done.returncode == 2

@@ -23,6 +23,7 @@ from frskd_mm.engine.methods import PLAIN, method_name
 from frskd_mm.engine.wrap import drop_distiller_hooks, student_config, wrap
 from frskd_mm.models.distilled import is_distilled
 from frskd_mm.utils.arguments import did_you_mean
+from frskd_mm.utils.checkpoint_files import write_whole
 from frskd_mm.utils.model import build_model
 
 from .length import MARK, lengthen, split_length
@@ -178,8 +179,7 @@ def plan_grid(
         check_quality(cfg, metric)
     for path, run_cfg in configs.items():
         if not osp.isfile(path):
-            os.makedirs(osp.dirname(path), exist_ok=True)
-            run_cfg.dump(path)
+            write_whole(path, run_cfg.pretty_text.encode())
     return runs
 
 
