@@ -246,6 +246,22 @@ def test_the_student_that_is_tested_is_exported(config, tmp_path):
     assert saved['meta']['epoch'] == 1
 
 
+def test_runs_share_no_folder_of_checkpoints(config, tmp_path):
+    """MMEngine would call it like the work directory, which all runs call alike."""
+    shared = tmp_path / 'shared'
+    options = {
+        **OPTIONS,
+        'train_cfg.max_epochs': 1,
+        'default_hooks.checkpoint.out_dir': str(shared),
+    }
+    (run,) = plan_grid(config, ['ce'], [0], str(tmp_path / 'out'), options)
+    assert run_grid([run]) == [], run.last_log_lines()
+    assert not shared.exists()
+    assert Path(run.folder, 'work_dir', 'epoch_1.pth').is_file()
+    log = Path(run.folder, 'log.txt').read_text()
+    assert f'not in default_hooks.checkpoint.out_dir={shared}' in log
+
+
 def test_report_has_every_part(grid, failed, out):
     table = write_report([*grid, *failed], str(out), 'the command')
     header, _, *rows = [

@@ -113,6 +113,7 @@ def _execute(cfg: Config, folder: str, parent: int) -> None:
         print(f'Damaged checkpoint {line}. The one before is used, if any.')
     # A first start must keep the config's own load_from.
     configure_run(cfg, work_dir=work_dir, resume=found.path)
+    _keep_checkpoints_apart(cfg)
     predictions = osp.join(folder, PREDICTIONS)
     cfg.test_evaluator = with_calibration(cfg.test_evaluator, predictions)
     runner = build_runner(cfg)
@@ -155,6 +156,18 @@ def _execute(cfg: Config, folder: str, parent: int) -> None:
     if teacher is not None:
         result['self_teacher'] = teacher
     write_file(osp.join(folder, RESULT), json.dumps(result, indent=2))
+
+
+def _keep_checkpoints_apart(cfg: Config) -> None:
+    """Leave checkpoints in the work directory: elsewhere all runs would share one."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if hook.get('out_dir'):
+        print(
+            f'The checkpoints are in {cfg.work_dir}, not in '
+            f'default_hooks.checkpoint.out_dir={hook["out_dir"]}, which the runs of a '
+            'comparison would share.'
+        )
+        hook['out_dir'] = None
 
 
 def typical_step(seconds: Sequence[float], interval: int = 1) -> float:
