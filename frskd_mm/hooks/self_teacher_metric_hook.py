@@ -27,8 +27,12 @@ OUTPUTS = (
 
 
 @contextmanager
-def _own_files(metrics: Sequence[Any]) -> Iterator[None]:
-    """Let metrics write the self-teacher's predictions beside the student's."""
+def own_files(metrics: Sequence[Any]) -> Iterator[None]:
+    """Let metrics write the self-teacher's predictions beside the student's.
+
+    Args:
+        metrics: Of an evaluator; their files are called ``self_teacher_...`` within.
+    """
     kept = []
     for metric in metrics:
         for name in OUTPUTS:
@@ -104,7 +108,7 @@ class SelfTeacherMetricHook(Hook):
     def _run(self, runner: Runner) -> Dict[str, Any]:
         loop: Any = runner.val_loop
         runner.model.eval()
-        with _own_files(loop.evaluator.metrics):
+        with own_files(loop.evaluator.metrics):
             with isolated_rng(), unwrap(runner.model).as_self_teacher():
                 for data_batch in loop.dataloader:
                     with autocast(enabled=loop.fp16):

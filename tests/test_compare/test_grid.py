@@ -14,12 +14,14 @@ import pytest
 import torch
 from markdown_it import MarkdownIt
 from mmengine.config import Config
+from mmengine.fileio import load
 
 from frskd_mm.engine import configure_run, evaluate, load_config, method_names, wrap
 from frskd_mm.lab.compare import Run, plan_grid, run_grid, write_report
 from frskd_mm.lab.compare.grid import _Progress, _start, find_differences, method_of
 from frskd_mm.lab.compare.length import lengthen
 from frskd_mm.lab.compare.lock import hold
+from frskd_mm.lab.compare.quality import with_outputs_below
 from frskd_mm.lab.compare.run import ProgressHook, main, merge_scalars, typical_step
 from frskd_mm.lab.visualization.learning_curves import mean_curve, read_curves
 
@@ -260,6 +262,49 @@ def test_runs_share_no_folder_of_checkpoints(config, tmp_path):
     assert Path(run.folder, 'work_dir', 'epoch_1.pth').is_file()
     log = Path(run.folder, 'log.txt').read_text()
     assert f'not in default_hooks.checkpoint.out_dir={shared}' in log
+
+
+def test_runs_share_no_files_of_evaluators(config, tmp_path):
+    """The user's file, the student's and the self-teacher's are three."""
+    mine = tmp_path / 'mine.pkl'
+    mine.write_text('mine')
+    dump = dict(type='DumpResults', out_file_path=str(mine))
+    options = {
+        **OPTIONS,
+        'train_cfg.max_epochs': 1,
+        'val_evaluator': [dict(type='Accuracy'), dump],
+        'test_evaluator': [dict(type='Accuracy'), dump],
+    }
+    (run,) = plan_grid(config, ['frskd'], [0], str(tmp_path / 'out'), options)
+    assert mine.read_text() == 'mine'
+    assert run_grid([run]) == [], run.last_log_lines()
+    assert mine.read_text() == 'mine'
+    (student,) = Path(run.folder).rglob('mine.pkl')
+    (teacher,) = Path(run.folder).rglob('self_teacher_mine.pkl')
+    scores = [
+        np.array([sample['pred_score'].numpy() for sample in load(path)])
+        for path in (student, teacher)
+    ]
+    tested = np.load(Path(run.folder, 'predictions.npz'))['predicted']
+    assert (scores[0].argmax(axis=1) == tested).all()
+    assert not np.allclose(*scores)
+
+
+@pytest.mark.parametrize('wrapped', [False, True], ids=['list', 'Evaluator'])
+def test_outputs_of_evaluators_are_moved(tmp_path, wrapped):
+    metrics = [
+        dict(type='A', outfile_prefix='a/bbox', metric='bbox', out_file=None),
+        dict(type='B', outfile_prefix='b/bbox', seg_out_dir='../c/', output_dir=''),
+        dict(type='C', out_file_path='/tmp/d.pkl'),
+    ]
+    evaluator = dict(type='Evaluator', metrics=metrics) if wrapped else metrics
+    moved = with_outputs_below(evaluator, str(tmp_path / 'x'))
+    assert metrics[0]['outfile_prefix'] == 'a/bbox'
+    first, second, third = moved['metrics'] if wrapped else moved
+    assert first == {**metrics[0], 'outfile_prefix': str(tmp_path / 'x/a/bbox')}
+    assert second['outfile_prefix'] == str(tmp_path / 'x/b/bbox')
+    assert (second['seg_out_dir'], second['output_dir']) == (str(tmp_path / 'x/c'), '')
+    assert third['out_file_path'] == str(tmp_path / 'x/tmp/d.pkl')
 
 
 def test_report_has_every_part(grid, failed, out):

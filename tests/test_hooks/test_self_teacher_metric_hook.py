@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from frskd_mm.engine import evaluate, load_config, train
-from frskd_mm.hooks.self_teacher_metric_hook import _own_files
+from frskd_mm.hooks.self_teacher_metric_hook import own_files
 
 REPO = Path(__file__).resolve().parents[2]
 DISTILLED = 'digits/frskd_wrn10-1_digits.py'
@@ -101,7 +101,7 @@ def test_folders_of_predictions_are_there_for_the_self_teacher(tmp_path):
     folder = tmp_path / 'preds'
     folder.mkdir()
     metric = SimpleNamespace(output_dir=str(folder), out_file_path='a.pkl', out_file='')
-    with _own_files([metric]):
+    with own_files([metric]):
         assert metric.output_dir == str(tmp_path / 'self_teacher_preds')
         assert (tmp_path / 'self_teacher_preds').is_dir()
         assert metric.out_file_path == 'self_teacher_a.pkl'

@@ -1,9 +1,12 @@
 """Which metric counts, and whether the evaluators give it."""
 
 import logging
+import os
+import os.path as osp
 from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from io import StringIO
+from tempfile import TemporaryDirectory
 from typing import Any, Dict, Iterable, Iterator, NamedTuple, Optional
 
 import torch
@@ -13,6 +16,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import EVALUATOR, DefaultScope
 from mmengine.runner import Runner
 
+from frskd_mm.hooks.self_teacher_metric_hook import OUTPUTS
 from frskd_mm.utils.metrics import numbers_of
 from frskd_mm.utils.model import build_model
 from frskd_mm.utils.random import isolated_rng
@@ -99,6 +103,30 @@ def with_calibration(evaluator: Any, out_file: Optional[str] = None) -> Any:
     return [*metrics, {**calibration, 'out_file': out_file}]
 
 
+def with_outputs_below(evaluator: Any, folder: str) -> Any:
+    """Return an evaluator whose metrics write their own files below a folder.
+
+    Args:
+        evaluator: Its config, or a list of metrics.
+        folder: What they write to ``../a/b`` goes to ``a/b`` in it.
+    """
+    evaluator = deepcopy(evaluator)
+    _move_outputs(evaluator, folder)
+    return evaluator
+
+
+def _move_outputs(part: Any, folder: str) -> None:
+    if isinstance(part, dict):
+        for name in OUTPUTS:
+            given = part.get(name)
+            if isinstance(given, str) and given:
+                inner = osp.normpath(osp.join(os.sep, given)).lstrip(os.sep)
+                part[name] = osp.join(folder, inner)
+                os.makedirs(osp.dirname(part[name]), exist_ok=True)
+    for value in _parts_of(part):
+        _move_outputs(value, folder)
+
+
 def check_quality(cfg: Config, metric: Optional[str]) -> None:
     """Refuse a metric that the evaluators do not give, before anything is trained.
 
@@ -122,8 +150,10 @@ def check_quality(cfg: Config, metric: Optional[str]) -> None:
     found: Dict[str, Any] = {}
     problem: Optional[Exception] = None
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope'))
-    with scope, _quiet(), isolated_rng(), torch.no_grad():
-        evaluator = _build_evaluator(with_calibration(cfg.test_evaluator))
+    with scope, _quiet(), isolated_rng(), torch.no_grad(), TemporaryDirectory() as own:
+        # Some metrics empty their folder when they are built.
+        evaluator_cfg = with_outputs_below(cfg.test_evaluator, own)
+        evaluator = _build_evaluator(with_calibration(evaluator_cfg))
         loader = Runner.build_dataloader(loader_cfg, seed=0)
         evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
         model = build_model(cfg).eval()
@@ -151,9 +181,14 @@ def _set_all(cfg: Any, key: str, value: Any) -> None:
     """Set a key wherever nested values have it."""
     if isinstance(cfg, dict) and key in cfg:
         cfg[key] = value
-    parts = cfg.values() if isinstance(cfg, dict) else cfg
-    for part in parts if isinstance(cfg, (dict, list, tuple)) else ():
+    for part in _parts_of(cfg):
         _set_all(part, key, value)
+
+
+def _parts_of(cfg: Any) -> Iterable[Any]:
+    """Return what a dictionary or list holds."""
+    parts = cfg.values() if isinstance(cfg, dict) else cfg
+    return parts if isinstance(cfg, (dict, list, tuple)) else ()
 
 
 @contextmanager

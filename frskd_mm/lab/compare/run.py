@@ -17,7 +17,7 @@ from torch import Tensor
 from frskd_mm.engine.config import configure_run
 from frskd_mm.engine.export import deployed_config, write_student
 from frskd_mm.engine.runs import build_runner
-from frskd_mm.hooks.self_teacher_metric_hook import SelfTeacherMetricHook
+from frskd_mm.hooks.self_teacher_metric_hook import SelfTeacherMetricHook, own_files
 from frskd_mm.lab.outputs import write_file
 from frskd_mm.lab.peak import resident_peak
 from frskd_mm.lab.scalars import read_scalars
@@ -29,11 +29,13 @@ from frskd_mm.utils.metrics import numbers_of
 from frskd_mm.utils.model import build_model, count_parameters, interval_of, unwrap
 
 from .lock import hold
-from .quality import with_calibration
+from .quality import with_calibration, with_outputs_below
 
 CONFIG, RESULT, LOG, PROGRESS = 'config.py', 'result.json', 'log.txt', 'progress.txt'
 PREDICTIONS, SCALARS, WORK_DIR = 'predictions.npz', 'scalars.json', 'work_dir'
-TEACHER_PREDICTIONS = 'self_teacher_predictions.npz'
+TEACHER_PREDICTIONS = f'self_teacher_{PREDICTIONS}'
+#: Folder of the files that the config lets its evaluators write.
+EVALUATED = 'evaluated'
 PEAK_MEMORY = 'peak_memory.txt'
 GONE = 'Stopped: the grid that started this run is gone.'
 
@@ -114,6 +116,8 @@ def _execute(cfg: Config, folder: str, parent: int) -> None:
     # A first start must keep the config's own load_from.
     configure_run(cfg, work_dir=work_dir, resume=found.path)
     _keep_checkpoints_apart(cfg)
+    for name in ('val_evaluator', 'test_evaluator'):
+        cfg[name] = with_outputs_below(cfg.get(name), osp.join(folder, EVALUATED))
     predictions = osp.join(folder, PREDICTIONS)
     cfg.test_evaluator = with_calibration(cfg.test_evaluator, predictions)
     runner = build_runner(cfg)
@@ -195,12 +199,10 @@ def test_self_teacher(runner: Runner, folder: str) -> Dict[str, float]:
         runner: Which has tested the student.
         folder: The run's, with the student's predictions.
     """
+    with own_files(runner.test_loop.evaluator.metrics):
+        with unwrap(runner.model).as_self_teacher():
+            numbers = numbers_of(runner.test())
     own = osp.join(folder, TEACHER_PREDICTIONS)
-    for metric in runner.test_loop.evaluator.metrics:
-        if getattr(metric, 'out_file', None) == osp.join(folder, PREDICTIONS):
-            metric.out_file = own
-    with unwrap(runner.model).as_self_teacher():
-        numbers = numbers_of(runner.test())
     if osp.isfile(own):
         student, teacher = (
             np.load(path)['predicted'] for path in (osp.join(folder, PREDICTIONS), own)
