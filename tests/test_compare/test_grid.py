@@ -790,6 +790,42 @@ def test_the_time_of_a_step_has_the_self_teachers_turns_in_it():
     assert typical_step([1.8, 1.0], interval=4) == pytest.approx(1.4)
 
 
+IMPORTED = """
+from mmengine.optim import CosineAnnealingLR
+from mmpretrain.evaluation import Accuracy
+from mmpretrain.models import (
+    CrossEntropyLoss, GlobalAveragePooling, ImageClassifier, LinearClsHead)
+from torch.optim import SGD
+
+from frskd_mm.datasets import Digits
+from frskd_mm.models.backbones import WideResNet
+"""
+
+
+def as_pure_python(config):
+    """Return a config whose types are classes that it imports."""
+    names = re.findall(r'\w+', IMPORTED.replace('frskd_mm.', ''))
+    text = load_config(config, OPTIONS).pretty_text
+    text = re.sub(
+        r"type='(?:frskd_mm\.)?(\w+)'",
+        lambda found: f'type={found[1]}' if found[1] in names else found[0],
+        text,
+    )
+    return IMPORTED + text
+
+
+def test_a_config_that_imports_its_types_is_compared(tmp_path, config):
+    path = tmp_path / 'imported.py'
+    path.write_text(as_pure_python(config))
+    options = {'train_cfg.max_epochs': 1}
+    assert 'type=Accuracy' in path.read_text()
+    runs = plan_grid(str(path), ['ce', 'frskd'], [0], str(tmp_path / 'out'), options)
+    # Their configs can be read again.
+    assert plan_grid(str(path), ['ce'], [0], str(tmp_path / 'out'), options) == runs[:1]
+    assert run_grid(runs[:1]) == [], runs[0].last_log_lines()
+    assert 'compare/ECE' in runs[0].read_result()['metrics']
+
+
 def test_hooks_that_a_plain_model_refuses_do_not_change_the_recipe(tmp_path, config):
     watched = tmp_path / 'watched.py'
     watched.write_text(

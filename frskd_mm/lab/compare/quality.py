@@ -20,6 +20,7 @@ from frskd_mm.hooks.self_teacher_metric_hook import OUTPUTS
 from frskd_mm.utils.metrics import numbers_of
 from frskd_mm.utils.model import build_model
 from frskd_mm.utils.random import isolated_rng
+from frskd_mm.utils.scope import type_name
 
 #: Prefix of the calibration's metrics, which classifiers get beside their own.
 CALIBRATION = 'compare'
@@ -97,7 +98,9 @@ def with_calibration(evaluator: Any, out_file: Optional[str] = None) -> Any:
         out_file: Where the calibration writes its predictions.
     """
     metrics = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
-    if not any(metric.get('type', '').endswith('Accuracy') for metric in metrics):
+    if not any(
+        type_name(metric.get('type')).endswith('Accuracy') for metric in metrics
+    ):
         return evaluator
     calibration = dict(type='frskd_mm.Calibration', prefix=CALIBRATION)
     return [*metrics, {**calibration, 'out_file': out_file}]
