@@ -78,8 +78,8 @@ def _names(places: List[Tuple[float, Summary]]) -> List[str]:
 def _cell(found: Any) -> str:
     if found is None:
         return '–'
-    if found.n < 2:
-        return f'{found.mean:+.2f} (n=1)'
+    if not found.has_interval:
+        return f'{found.mean:+.2f} (n={found.n})'
     low, high = found.mean - found.half, found.mean + found.half
     return f'{found.mean:+.2f} [{low:+.2f}, {high:+.2f}] (n={found.n})'
 

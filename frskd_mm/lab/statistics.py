@@ -1,8 +1,12 @@
 """Statistics over seeds."""
 
+import math
 from typing import Dict, Mapping, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
+
+#: Part of the values below which a spread of differences is that of rounding.
+ROUNDING = 1e-9
 
 
 def mean_std(values: Union[Sequence[float], np.ndarray], digits: int = 2) -> str:
@@ -36,8 +40,9 @@ def paired_interval(
         confidence: Probability that the interval covers the true difference.
 
     Returns:
-        tuple[float, float]: Mean and half width; with one seed the width is
-        NaN.
+        tuple[float, float]: Mean and half width. The width is NaN with one seed,
+        and where all seeds differ alike: their spread cannot be 0, so it was not
+        seen.
 
     Example:
         >>> mean, half = paired_interval([3.0, 4.0, 5.5], [1.0, 3.0, 4.0])
@@ -48,7 +53,8 @@ def paired_interval(
 
     differences = np.subtract(values, baseline)
     n = len(differences)
-    if n < 2:
+    largest = max(np.abs(values).max(), np.abs(baseline).max())
+    if n < 2 or np.ptp(differences) <= ROUNDING * largest:
         return float(differences.mean()), float('nan')
     error = differences.std(ddof=1) / np.sqrt(n)
     return float(differences.mean()), float(t.ppf((1 + confidence) / 2, n - 1) * error)
@@ -58,12 +64,17 @@ class Difference(NamedTuple):
     """What a method's seeds say of its difference to the plain student."""
 
     mean: float
-    #: Half width of the interval for this method alone; NaN with one pair of seeds.
+    #: Half width of the interval for this method alone; NaN where there is none.
     half: float
     #: Half width of the interval that is wide enough for all methods at once.
     corrected: float
     #: Pairs of seeds.
     n: int
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there are several pairs of seeds, and they differ from each other."""
+        return not math.isnan(self.half)
 
     @property
     def sign(self) -> int:
@@ -88,7 +99,8 @@ def paired_differences(
 
     Returns:
         dict[str, Difference]: By method. Those with one pair have no interval, and
-        do not count in the correction.
+        do not count in the correction. Those whose pairs all differ alike have none,
+        but count.
     """
     num_tests = sum(len(values) > 1 for values, _ in pairs.values())
     corrected = 1 - (1 - confidence) / max(1, num_tests)

@@ -197,6 +197,9 @@ def test_interval_is_paired_students_t():
     mean, half = paired_interval([1.5], [1.0])
     assert mean == 0.5
     assert math.isnan(half)
+    mean, half = paired_interval([51.2, 51.4], [50.1, 50.3])
+    assert mean == pytest.approx(1.1)
+    assert math.isnan(half)
 
 
 def test_mean_and_deviation():

@@ -93,16 +93,22 @@ def finished(tmp_path, method, values, seconds=1.0):
 def test_the_verdicts_follow_from_the_numbers(tmp_path):
     runs = [
         *finished(tmp_path, 'none', [50.0, 52.0]),
-        *finished(tmp_path, 'better', [53.0, 55.1], seconds=1.5),
-        *finished(tmp_path, 'worse', [47.0, 48.9]),
+        *finished(tmp_path, 'better', [53.0, 55.1]),
+        *finished(tmp_path, 'best', [59.0, 61.1], seconds=1.5),
+        *finished(tmp_path, 'worse', [41.0, 42.9]),
+        *finished(tmp_path, 'equal', [51.0, 53.0]),
         *finished(tmp_path, 'alike', [54.0, 52.0]),
     ]
     text = describe_trial(runs, part=0.25)
     assert 'a whole plain training takes about 4 h here' in text
-    # mean 3.05, Student's t for one degree of freedom 12.706, error 0.05
-    assert '  better: +3.05 [+2.41, +3.69], above the plain student; about 6 h' in text
-    assert '  worse: -3.05 [-3.69, -2.41], below the plain student; about 4 h' in text
-    assert '  alike: +2.00 [-23.41, +27.41], not told apart' in text
+    assert 'intervals of 95 %, corrected for 5 methods' in text
+    # mean 3.05, error 0.05, Student's t at 1 - 0.05 / 5 for one degree of freedom
+    # 63.657; at 0.95 it is 12.706, by which the third would be above, too.
+    assert '  better: +3.05 [-0.13, +6.23], not told apart from' in text
+    assert '  best: +9.05 [+5.87, +12.23], above the plain student; about 6 h' in text
+    assert '  worse: -9.05 [-12.23, -5.87], below the plain student; about 4 h' in text
+    assert '  alike: +2.00 [-125.31, +129.31], not told apart' in text
+    assert '  equal: +1.00 [all seeds alike: none], not told apart' in text
 
 
 @pytest.mark.parametrize(

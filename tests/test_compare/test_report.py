@@ -95,6 +95,25 @@ def test_one_pair_of_seeds_does_not_count_in_the_correction():
     assert (found['a'].sign, found['b'].sign) == (0, 0)
 
 
+def test_seeds_that_differ_alike_have_no_interval():
+    """Two accuracies on few images are often rounded to one difference."""
+    plain = [0.3, 0.4]
+    pairs = {
+        'alike': ([0.1, 0.2], plain),  # but for the rounding of floats
+        'other': ([0.5, 0.7], plain),
+    }
+    found = paired_differences(pairs)
+    assert (found['alike'].sign, found['alike'].has_interval) == (0, False)
+    assert found['other'].has_interval
+    # It was tried nevertheless.
+    assert found['other'].corrected > found['other'].half
+    results = results_of({'none': [50.1, 50.3], 'a': [51.2, 51.4], 'b': [49.0, 50.0]})
+    header, _, row, _ = Summary(results, list(results)).table(0)
+    cells = dict(zip(header.cells, row.cells))
+    assert cells['difference [95 % interval]'] == '+1.10 (n=2, all alike: no interval)'
+    assert (cells['corrected for 2 methods'], row.sign) == ('–', 0)
+
+
 def test_signs_are_of_the_corrected_interval():
     noise = [0.0, 0.1, -0.1, 0.05, -0.05]
     plain = [0.0] * 5
@@ -123,16 +142,21 @@ def test_signs_are_of_the_corrected_interval():
             'student, frskd (+0.50 [-5.85, +6.85], ×2.00 the training time) included.',
         ),
         (
-            {'none': [0, 0], 'none@1.5': [1, 1], 'a': [3, 3]},
-            'After correction for 2 methods, a (+3.00 [+3.00, +3.00], ×3.00 the '
-            'training time) and none@1.5 (+1.00 [+1.00, +1.00], ×3.00 the training '
+            {'none': [0, 0], 'none@1.5': [1, 1.02], 'a': [3, 3.02]},
+            'After correction for 2 methods, a (+3.01 [+2.76, +3.26], ×3.00 the '
+            'training time) and none@1.5 (+1.01 [+0.76, +1.26], ×3.00 the training '
             'time) are above the plain student.',
         ),
         (
-            dict(none=[0, 0], a=[3, 3], frskd=[1]),
-            'By the 95 % interval, a (+3.00 [+3.00, +3.00], ×2.00 the training time) '
+            dict(none=[0, 0], a=[3, 3.02], frskd=[1]),
+            'By the 95 % interval, a (+3.01 [+2.88, +3.14], ×2.00 the training time) '
             'is above the plain student; no other method is shown to differ from it, '
             'frskd (+1.00 with one seed, ×3.00 the training time) included.',
+        ),
+        (
+            dict(none=[50.1, 50.3], frskd=[51.2, 51.4]),
+            'By the 95 % interval, no method is shown to differ from the plain '
+            'student, frskd (+1.10 with every seed, ×2.00 the training time) included.',
         ),
         (
             dict(none=[0], frskd=[1]),
@@ -230,7 +254,7 @@ def test_markdown_has_the_verdict_before_all_else():
 
 
 def test_names_are_escaped_in_the_verdict_and_table(tmp_path):
-    summary = summary_of(none=[0, 0], **{'<b>x</b>': [1, 1]})
+    summary = summary_of(none=[0, 0], **{'<b>x</b>': [1, 1.02]})
     table = summary.table(0)
     page = html_page('T', summary.verdict(), [Section('A', rows=table)], str(tmp_path))
     assert '<b>' not in page

@@ -120,7 +120,7 @@ def describe_trial(
 
     Returns:
         str: A line for each method: its difference to the plain student with its
-            95 % interval, the hours that a whole training takes, and which of
+            corrected 95 % interval, the hours that a whole training takes, and which of
             the three it was: above, below, or not told apart.
 
     Raises:
@@ -132,10 +132,14 @@ def describe_trial(
         raise ValueError(
             'No run of the plain student has finished: nothing to compare.'
         )
+    correction = ''
+    if summary.num_tests > 1:
+        correction = f', corrected for {summary.num_tests} methods'
     lines = [
         f'After {part:.0%} of the schedule, {len(plain)} seeds, by '
         f'{summary.quality.label}; a whole plain training takes about '
-        f'{_whole_time(plain, part)} here.'
+        f'{_whole_time(plain, part)} here. Differences with intervals of 95 %'
+        f'{correction}:'
     ]
     for method in summary.methods:
         if method == PLAIN:
@@ -156,17 +160,12 @@ def describe_trial(
 
 def _verdict(found: Difference, quality: Column) -> str:
     digits = quality.digits
-    low, high = found.mean - found.half, found.mean + found.half
-    if low > 0:
-        verdict = 'above the plain student'
-    elif high < 0:
-        verdict = 'below the plain student'
-    else:
-        verdict = 'not told apart from the plain student'
-    interval = '[one seed: none]'
-    if found.n > 1:
+    place = {1: 'above', -1: 'below', 0: 'not told apart from'}[found.sign]
+    interval = '[one seed: none]' if found.n < 2 else '[all seeds alike: none]'
+    if found.has_interval:
+        low, high = found.mean - found.corrected, found.mean + found.corrected
         interval = f'[{low:+.{digits}f}, {high:+.{digits}f}]'
-    return f'{found.mean:+.{digits}f} {interval}, {verdict}'
+    return f'{found.mean:+.{digits}f} {interval}, {place} the plain student'
 
 
 def _whole_time(runs: Dict[int, dict], part: float) -> str:

@@ -69,7 +69,7 @@ class Summary:
 
     @property
     def num_tests(self) -> int:
-        """Methods with an interval: for so many the intervals are corrected."""
+        """Methods with several seeds: for so many the intervals are corrected."""
         return sum(found.n > 1 for found in self.differences.values())
 
     def _metric_names(self) -> Set[str]:
@@ -160,8 +160,9 @@ class Summary:
         texts: List[str] = []
         for method in methods:
             found = self.differences[method]
-            interval = f'{found.mean:+.{self.quality.digits}f} with one seed'
-            if found.n > 1:
+            seeds = 'one seed' if found.n < 2 else 'every seed'
+            interval = f'{found.mean:+.{self.quality.digits}f} with {seeds}'
+            if found.has_interval:
                 interval = _interval(found.mean, found.corrected, self.quality)
             texts.append(
                 f'{method} ({interval}, {self.time(method)} the training time)'
@@ -267,13 +268,14 @@ def _interval(mean: float, half: float, column: Column) -> str:
 def _difference(found: Optional[Difference], column: Column) -> str:
     if found is None:
         return '–'
-    if found.n < 2:
-        return f'{found.mean:+.{column.digits}f} (n=1: no interval)'
+    if not found.has_interval:
+        seeds = 'n=1' if found.n < 2 else f'n={found.n}, all alike'
+        return f'{found.mean:+.{column.digits}f} ({seeds}: no interval)'
     return f'{_interval(found.mean, found.half, column)} (n={found.n})'
 
 
 def _corrected(found: Optional[Difference], column: Column) -> str:
-    if found is None or found.n < 2:
+    if found is None or not found.has_interval:
         return '–'
     interval = _interval(found.mean, found.corrected, column).split(' ', 1)[1]
     mark = {1: f' {AHEAD}', -1: f' {BEHIND}'}.get(found.sign, '')

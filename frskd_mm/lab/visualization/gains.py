@@ -69,7 +69,7 @@ def draw_gain_and_cost(
         found = differences.get(name)
         colour = BY_SIGN[found.sign] if found else 'black'
         is_named = are_few or name in best or name in named
-        if is_named and found is not None and found.n > 1:
+        if is_named and found is not None and found.has_interval:
             ends = gain - found.half, gain + found.half
             axes.plot([costs[name]] * 2, ends, color=colour, linewidth=1.2, zorder=2)
         size = 4.5 if is_named else 3.0
@@ -122,7 +122,7 @@ def draw_gains_along(
         axes.errorbar(
             places,
             [found.mean for _, found in points],
-            yerr=np.nan_to_num(halves),  # one seed has no interval
+            yerr=np.nan_to_num(halves),  # not all have an interval
             color=COLOURS[number % len(COLOURS)],
             capsize=3,
             fmt='o-',
