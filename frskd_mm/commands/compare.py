@@ -18,7 +18,7 @@ from frskd_mm.lab.compare import (
     run_grid,
     write_report,
 )
-from frskd_mm.lab.compare.quick import PART, SEEDS
+from frskd_mm.lab.compare.quick import PART, SEEDS, trained_part
 from frskd_mm.utils.command import CommandParser, command_line
 from frskd_mm.utils.optional import require_packages
 
@@ -94,7 +94,8 @@ def main() -> None:
     command = command_line()
     print('\n' + write_report(runs, args.out, command, args.metric))
     if args.quick:
-        print('\n' + describe_trial(runs, args.part, args.metric))
+        part = trained_part(args.quick, args.part, args.cfg_options)
+        print('\n' + describe_trial(runs, part, args.metric))
     print(f'\nReport: {osp.join(args.out, "report.html")} and report.md')
     if failed:
         sys.exit(f'{len(failed)} of {len(runs)} runs failed; see above.')

@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 from frskd_mm.commands.compare import parse_args
 from frskd_mm.lab.compare import describe_trial, plan_quick, run_grid
 from frskd_mm.lab.compare.grid import Run
+from frskd_mm.lab.compare.quick import trained_part
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 CONFIG = str(CONFIGS / 'digits' / 'wrn10-1_digits.py')
@@ -77,13 +78,38 @@ def test_a_part_out_of_range_is_refused(tmp_path, part):
     assert not list(tmp_path.iterdir())
 
 
-def finished(tmp_path, method, values, seconds=1.0):
+@pytest.mark.parametrize(('part', 'real'), [(0.25, 0.25), (0.27, 0.25), (0.3, 0.25)])
+def test_the_part_is_of_whole_epochs(tmp_path, caplog, part, real):
+    logger = MMLogger.get_instance('quick')
+    logger.addHandler(caplog.handler)
+    options = {**OPTIONS, 'train_cfg.max_epochs': 4}
+    plan_quick(CONFIG, str(tmp_path), ['ce'], [0], part, options)
+    logger.removeHandler(caplog.handler)
+    assert trained_part(CONFIG, part, options) == real
+    said = 'trains 25% of the schedule, 1 of 4, not the 30% of --part' in caplog.text
+    assert said == (part == 0.3)
+
+
+def test_the_rival_s_time_is_that_which_it_took(tmp_path):
+    """Of one epoch half as many again are two."""
+    runs = [
+        *finished(tmp_path, 'none', [50.0, 52.0], steps=900),
+        *finished(tmp_path, 'none@1.5', [50.0, 52.5], steps=1800),
+    ]
+    text = describe_trial(runs, part=0.25)
+    assert 'After 25% of the schedule' in text
+    assert 'a whole plain training takes about 1 h here' in text
+    assert 'from the plain student; about 1.5 h' in text
+    assert 'none@1.5, the plain student for 2 times as long' in text
+
+
+def finished(tmp_path, method, values, seconds=1.0, steps=3600):
     runs = []
     for seed, value in enumerate(values):
         run = Run(method, seed, str(tmp_path / method / f'seed{seed}'))
         Path(run.folder).mkdir(parents=True)
         result = dict(
-            metrics={'accuracy/top1': value}, step_seconds=seconds, steps=3600
+            metrics={'accuracy/top1': value}, step_seconds=seconds, steps=steps
         )
         Path(run.folder, 'result.json').write_text(json.dumps(result))
         runs.append(run)

@@ -73,6 +73,11 @@ def lengthen(cfg: Config, factor: float) -> Config:
     return cfg
 
 
+def length_of(cfg: Config) -> int:
+    """Return the epochs of a training, or its iterations."""
+    return cfg.train_cfg.get('max_epochs') or cfg.train_cfg.get('max_iters')
+
+
 def _duration(scheduler: Any) -> Any:
     """Return for how long a scheduler acts; None if it has no end."""
     end = scheduler.get('end')

@@ -16,7 +16,7 @@ from frskd_mm.models.tasks import task_of
 from frskd_mm.utils.model import build_model
 
 from .grid import Run, method_of, plan_grid, results_of
-from .length import MARK, lengthen
+from .length import MARK, length_of, lengthen, split_length
 from .quality import Column
 from .summary import Summary
 
@@ -31,6 +31,8 @@ METHODS = {
 #: The rival of every method: the plain student for about as long in all.
 EQUAL_TIME = f'{PLAIN}{MARK}1.5'
 PART, SEEDS = 0.25, (0, 1)
+#: By how much of it the part may be rounded without a word.
+TOLERANCE = 0.1
 
 
 def plan_quick(
@@ -72,7 +74,9 @@ def plan_quick(
         raise ValueError(
             f'The part of the schedule is over 0 and at most 1, not {part}.'
         )
-    cfg = lengthen(load_config(config, options), part)
+    whole = load_config(config, options)
+    cfg = lengthen(whole, part)
+    _check_part(whole, cfg, part)
     if methods is None:
         methods = METHODS[_task(cfg)]
     _skip_validation(cfg)
@@ -97,6 +101,34 @@ def plan_quick(
     return plan_grid(path, chosen, seeds, out, metric=metric)
 
 
+def trained_part(
+    config: str, part: float, options: Optional[Dict[str, Any]] = None
+) -> float:
+    """Return the part of a schedule that is trained: of whole epochs or iterations.
+
+    Args:
+        config: As of :func:`plan_quick`.
+        part: The part that was asked for.
+        options: As of :func:`plan_quick`.
+    """
+    cfg = load_config(config, options)
+    return length_of(lengthen(cfg, part)) / length_of(cfg)
+
+
+def _check_part(whole: Config, cfg: Config, part: float) -> None:
+    """Warn of a schedule so short that whole epochs are another part of it."""
+    trained, total = length_of(cfg), length_of(whole)
+    real = trained / total
+    if abs(real - part) > TOLERANCE * part:
+        print_log(
+            f'The trial trains {real:.0%} of the schedule, {trained} of {total}, not '
+            f'the {part:.0%} of --part: epochs and iterations are whole. Give a part '
+            'that makes whole ones.',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
 def _task(cfg: Config) -> str:
     model = build_model(cfg)
     return TASK_NAMES[type(task_of(model))]
@@ -104,8 +136,8 @@ def _task(cfg: Config) -> str:
 
 def _skip_validation(cfg: Config) -> None:
     """Leave it to the test at the end, so that the time is training's."""
-    total = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.get('max_iters')
-    cfg.train_cfg.val_begin = 2 * total  # later than the end of the longest run
+    # Later than the end of the longest run.
+    cfg.train_cfg.val_begin = 2 * length_of(cfg)
 
 
 def describe_trial(
@@ -115,7 +147,7 @@ def describe_trial(
 
     Args:
         runs: The trial's runs, of which some may have failed.
-        part: Fraction of the schedule that was trained.
+        part: Fraction of the schedule that was trained, of :func:`trained_part`.
         metric: The quality that counts.
 
     Returns:
@@ -132,28 +164,32 @@ def describe_trial(
         raise ValueError(
             'No run of the plain student has finished: nothing to compare.'
         )
+    steps = _mean(plain, 'steps')
+    factor = split_length(EQUAL_TIME)[1]
+    if EQUAL_TIME in summary.results:  # rounded to whole epochs
+        factor = _mean(summary.results[EQUAL_TIME], 'steps') / steps
     correction = ''
     if summary.num_tests > 1:
         correction = f', corrected for {summary.num_tests} methods'
     lines = [
         f'After {part:.0%} of the schedule, {len(plain)} seeds, by '
         f'{summary.quality.label}; a whole plain training takes about '
-        f'{_whole_time(plain, part)} here. Differences with intervals of 95 %'
-        f'{correction}:'
+        f'{_whole_time(PLAIN, plain, steps / part)} here. Differences with '
+        f'intervals of 95 %{correction}:'
     ]
     for method in summary.methods:
         if method == PLAIN:
             continue
         line = 'failed'
         if method in summary.differences:
-            time = _whole_time(summary.results[method], part)
+            time = _whole_time(method, summary.results[method], steps / part)
             verdict = _verdict(summary.differences[method], summary.quality)
             line = f'{verdict}; about {time}'
         lines.append(f'  {method}: {line}')
     lines.append(
         'A part of a schedule flatters what learns fast: read this as a hint on '
         f'whether a whole comparison is worth its time. A method must also be above '
-        f'{EQUAL_TIME}, the plain student for 1.5 times as long.'
+        f'{EQUAL_TIME}, the plain student for {factor:.3g} times as long.'
     )
     return '\n'.join(lines)
 
@@ -168,7 +204,11 @@ def _verdict(found: Difference, quality: Column) -> str:
     return f'{found.mean:+.{digits}f} {interval}, {place} the plain student'
 
 
-def _whole_time(runs: Dict[int, dict], part: float) -> str:
-    seconds = [run['step_seconds'] * run['steps'] for run in runs.values()]
-    hours = sum(seconds) / len(seconds) / part / 3600
+def _mean(runs: Dict[int, dict], key: str) -> float:
+    return sum(run[key] for run in runs.values()) / len(runs)
+
+
+def _whole_time(method: str, runs: Dict[int, dict], plain_steps: float) -> str:
+    steps = split_length(method)[1] * plain_steps
+    hours = _mean(runs, 'step_seconds') * steps / 3600
     return f'{hours:.2g} h' if hours >= 1 else f'{60 * hours:.2g} min'
