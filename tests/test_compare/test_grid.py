@@ -348,6 +348,23 @@ def test_report_has_every_part(grid, failed, out):
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
+def test_the_report_keeps_what_earlier_commands_trained(grid, tmp_path):
+    """A method that is added alone must not get an interval for one."""
+    out = tmp_path / 'copy'
+    shutil.copytree(grid[0].out, out)
+    shutil.copytree(out / 'frskd', out / 'byot')
+    (out / 'none' / 'notes').mkdir()
+    runs = [Run('byot', seed, str(out / 'byot' / f'seed{seed}')) for seed in (0, 1)]
+    table = write_report(runs, str(out), 'the last command')
+    assert 'corrected for 2 methods' in table
+    results = json.loads((out / 'results.json').read_text())
+    assert [(r['method'], r['seed']) for r in results] == [
+        (method, seed) for method in ('byot', 'frskd', 'none') for seed in (0, 1)
+    ]
+    markdown = (out / 'report.md').read_text()
+    assert 'Earlier commands trained frskd, none in this folder.' in markdown
+
+
 def test_the_report_shows_names_as_they_are(grid, tmp_path):
     name = '<b>$x_{$ | `y*'
     run = grid[0]._replace(method=name, folder=str(tmp_path / 'run' / 'seed0'))

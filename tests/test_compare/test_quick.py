@@ -137,6 +137,18 @@ def test_the_verdicts_follow_from_the_numbers(tmp_path):
     assert '  equal: +1.00 [all seeds alike: none], not told apart' in text
 
 
+def test_a_verdict_is_corrected_for_methods_of_earlier_commands(tmp_path):
+    runs = [
+        *finished(tmp_path, 'none', [50.0, 52.0]),
+        *finished(tmp_path, 'better', [51.0, 53.1]),
+    ]
+    assert 'better: +1.05 [+0.41, +1.69], above' in describe_trial(runs, 0.25)
+    finished(tmp_path, 'earlier', [50.0, 51.0])
+    text = describe_trial(runs, 0.25)
+    assert 'better: +1.05 [-0.22, +2.32], not told apart' in text
+    assert 'earlier: -0.50 [' in text
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import deque
 from copy import deepcopy
+from glob import escape, glob
 from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence
 
 from mmengine.config import Config
@@ -105,6 +106,22 @@ def results_of(runs: Sequence[Run]) -> Dict[str, Dict[int, Dict[str, Any]]]:
         if run.finished:
             results.setdefault(run.method, {})[run.seed] = run.read_result()
     return results
+
+
+def finished_before(runs: Sequence[Run], out: str) -> List[Run]:
+    """Return the finished runs of a grid's folder that are not among these.
+
+    Earlier commands trained them by the same recipe: another one is refused.
+    """
+    asked = {(run.method, run.seed) for run in runs}
+    found = []
+    for path in sorted(glob(osp.join(escape(out), '*', 'seed*', RESULT))):
+        folder = osp.dirname(path)
+        method = osp.basename(osp.dirname(folder))
+        seed = osp.basename(folder)[len('seed') :]
+        if seed.isdigit() and (method, int(seed)) not in asked:
+            found.append(Run(method, int(seed), folder))
+    return found
 
 
 def method_of(text: str) -> str:

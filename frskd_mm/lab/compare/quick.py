@@ -15,7 +15,7 @@ from frskd_mm.lab.statistics import Difference
 from frskd_mm.models.tasks import task_of
 from frskd_mm.utils.model import build_model
 
-from .grid import Run, method_of, plan_grid, results_of
+from .grid import Run, finished_before, method_of, plan_grid, results_of
 from .length import MARK, length_of, lengthen, split_length
 from .quality import Column
 from .summary import Summary
@@ -146,7 +146,8 @@ def describe_trial(
     """Say in a few lines what the trial lets expect of the whole schedule.
 
     Args:
-        runs: The trial's runs, of which some may have failed.
+        runs: The trial's runs, of which some may have failed. Those that earlier
+            commands finished in the folder are added, as in the report.
         part: Fraction of the schedule that was trained, of :func:`trained_part`.
         metric: The quality that counts.
 
@@ -158,6 +159,7 @@ def describe_trial(
     Raises:
         ValueError: If the plain student has no finished run.
     """
+    runs = [*runs, *finished_before(runs, runs[0].out)]
     summary = Summary(results_of(runs), [run.method for run in runs], metric)
     plain = summary.results.get(PLAIN)
     if not plain:

@@ -16,7 +16,7 @@ from frskd_mm.lab.visualization.learning_curves import draw_learning_curves, rea
 from frskd_mm.lab.visualization.reliability import draw_reliability
 from frskd_mm.utils.model import build_model, count_parameters
 
-from .grid import RECIPE, Run, results_of
+from .grid import RECIPE, Run, finished_before, results_of
 from .pages import Section, html_page, markdown_page
 from .quality import Column
 from .run import PREDICTIONS, SCALARS
@@ -45,10 +45,11 @@ def write_report(
 ) -> str:
     """Write what the finished runs gave: ``report.md``, ``report.html``.
 
-    Also writes the pictures and ``results.json``, the numbers of each run.
+    Also writes the pictures and ``results.json``, the numbers of each run. Runs that
+    earlier commands finished in the folder are in all of them, and in the correction.
 
     Args:
-        runs: The whole grid; some may have failed.
+        runs: The grid that was asked for; some may have failed.
         out: The grid's folder.
         command: What the user typed.
         metric: Name of the quality, as the evaluator gives it; found out for
@@ -60,6 +61,10 @@ def write_report(
     Raises:
         ValueError: If no run has finished, or the metric is unknown.
     """
+    failed = [run for run in runs if not run.finished]
+    num_asked = len(runs)
+    earlier = finished_before(runs, out)
+    runs = [*runs, *earlier]
     by_method = results_of(runs)
     if not by_method:
         raise ValueError(f'No run of {out} has finished, so there is no report.')
@@ -67,12 +72,11 @@ def write_report(
     summary = Summary(by_method, [run.method for run in runs], metric)
     table = summary.table(_plain_parameters(out))
     sections = summary_sections(summary, table, out)
-    failed = [run for run in runs if not run.finished]
     if failed:
         sections.append(
             Section(
                 'Failed runs',
-                text=f'{len(failed)} of {len(runs)} runs failed and are not in the '
+                text=f'{len(failed)} of {num_asked} runs failed and are not in the '
                 'table. The same command tries them again.',
                 code='\n\n'.join(
                     f'{run.method}, seed {run.seed}:\n{run.last_log_lines()}'
@@ -82,7 +86,7 @@ def write_report(
         )
     sections += _pictures(results, summary.quality, out)
     sections += [
-        Section('Command', code=command),
+        Section('Command', text=_tell_of(earlier), code=command),
         Section('Machine', rows=_environments(results)),
         Section('Recipe of the plain student', code=_read_text(osp.join(out, RECIPE))),
     ]
@@ -160,6 +164,13 @@ def _write_text(path: str, text: str) -> None:
 
 def _plain_parameters(out: str) -> int:
     return count_parameters(build_model(Config.fromfile(osp.join(out, RECIPE))))
+
+
+def _tell_of(earlier: Sequence[Run]) -> str:
+    if not earlier:
+        return ''
+    names = ', '.join(dict.fromkeys(run.method for run in earlier))
+    return f'Earlier commands trained {names} in this folder.'
 
 
 def _environments(results: Dict[Run, dict]) -> List[Row]:
