@@ -189,7 +189,7 @@ def measure_point(
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, write and print."""
     args = parse_args()
     silence()
     if args.threads:
@@ -199,11 +199,6 @@ def main() -> None:
     check_output('--plot', args.plot, picture=True)
     check_output('--json', args.json)
     kind, measurements = run(args)
-    print(report(measurements))
-    if kind:
-        print('\n' + sweep_table(kind, measurements))
-    if kind and args.plot:
-        draw_sweep(kind, measurements, args.plot)
     if args.json:
         result = dict(
             command=command_line(),
@@ -215,3 +210,8 @@ def main() -> None:
         )
         with open(args.json, 'w', encoding='utf-8') as file:
             json.dump(result, file, indent=2)
+    if kind and args.plot:
+        draw_sweep(kind, measurements, args.plot)
+    print(report(measurements))
+    if kind:
+        print('\n' + sweep_table(kind, measurements))

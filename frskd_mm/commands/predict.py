@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import os.path as osp
+import sys
 from typing import Any, Dict, Iterable, List, Sequence, Set
 
 import mmcv
@@ -19,8 +20,9 @@ from frskd_mm.engine.predict import (
     find_images,
     resize_labels,
 )
+from frskd_mm.lab.outputs import write_file
 from frskd_mm.utils.bar import Bar
-from frskd_mm.utils.command import CommandParser
+from frskd_mm.utils.command import CommandParser, sentence
 from frskd_mm.visualization.images import pixels
 from frskd_mm.visualization.predictions import draw_prediction
 
@@ -94,23 +96,33 @@ def main() -> None:
     size = tuple(args.size) if args.size else None
     predictor = Predictor(cfg, args.checkpoint, size=size, device=args.device)
     os.makedirs(args.out, exist_ok=True)
-    records: List[Dict[str, Any]] = []
-    with Bar(len(paths), 'images') as bar:
-        for path, name in zip(paths, names):
-            records.append(_predict(predictor, path, name, args))
-            bar.advance(description=path)
+    predictor.prepare()  # what is wrong with it is so for all images
     target = osp.join(args.out, RESULTS)
-    with open(target, 'w', encoding='utf-8') as file:
-        json.dump(dict(checkpoint=args.checkpoint, images=records), file, indent=1)
+    records: List[Dict[str, Any]] = []
+    try:
+        with Bar(len(paths), 'images') as bar:
+            for path, name in zip(paths, names):
+                records.append(_predict(predictor, path, name, args))
+                bar.advance(description=path)
+    finally:  # what is done by then is kept, also after Ctrl+C
+        if records:
+            found = dict(checkpoint=args.checkpoint, images=records)
+            write_file(target, json.dumps(found, indent=1))
     for record in records:
         print(f'{record["image"]}: {summary(record)}')
     print(f'Predictions: {target}')
+    unread = sum('error' in record for record in records)
+    if unread:
+        sys.exit(f'{unread} of {len(records)} images could not be read; see above.')
 
 
 def _predict(
     predictor: Predictor, path: str, name: str, args: argparse.Namespace
 ) -> Dict[str, Any]:
-    seen = predictor.read(path)
+    try:
+        seen = predictor.read(path)
+    except Exception as error:  # of whatever kind the pipeline raises
+        return dict(image=path, error=sentence(error))
     sample = predictor.predict(seen)
     size = seen.file_size
     record = dict(
@@ -169,6 +181,8 @@ def check_targets(out: str, names: Iterable[str], paths: Sequence[str]) -> None:
 
 def summary(record: Dict[str, Any]) -> str:
     """Return what was found in an image, in a line."""
+    if 'error' in record:
+        return record['error']
     if 'classes' in record:
         best = record['classes'][0]
         return f'{best["name"]} ({best["score"]:.2f})'

@@ -148,16 +148,21 @@ class Predictor:
         """Whether images enter the model's preprocessing as BGR."""
         return is_bgr(self.model, self.reads_files)
 
+    def prepare(self) -> Callable[[str], Tuple[Any, Tuple[int, int]]]:
+        """Return the test pipeline for files, built when it is first asked for."""
+        if self._pipeline is None:
+            self._pipeline = self._make_pipeline()
+        return self._pipeline
+
     def read(self, path: str) -> Seen:
         """Read an image file through the test pipeline.
 
         Raises:
             ValueError: If it is damaged.
         """
-        if self._pipeline is None:
-            self._pipeline = self._make_pipeline()
+        pipeline = self.prepare()
         with DefaultScope.overwrite_default_scope(self.scope):
-            packed, size = self._pipeline(path)
+            packed, size = pipeline(path)
             return Seen(packed, path, size)
 
     def check_index(self, index: int) -> None:

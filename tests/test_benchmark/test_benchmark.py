@@ -14,6 +14,7 @@ from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from frskd_mm.commands import benchmark
 from frskd_mm.engine import load_config, wrap
 from frskd_mm.lab.benchmark import (
     Arm,
@@ -567,6 +568,22 @@ def test_tool_measures_and_writes(repo, tmp_path):
     assert sweep_table('batch', measurements) in done.stdout
     draw_sweep('batch', measurements, str(tmp_path / 'again.png'))
     assert (tmp_path / 'again.png').is_file()
+
+
+def test_what_was_measured_is_written_before_it_is_shown(tmp_path, monkeypatch):
+    path = tmp_path / 'out.json'
+    arguments = ['frskd benchmark', 'config', '--json', str(path)]
+    monkeypatch.setattr(sys, 'argv', arguments)
+    monkeypatch.setattr(benchmark, 'run', lambda args: (None, [dict(value=None)]))
+    monkeypatch.setattr(benchmark, 'silence', lambda: None)
+
+    def fail(measurements):
+        raise BrokenPipeError  # as of "| head"
+
+    monkeypatch.setattr(benchmark, 'report', fail)
+    with pytest.raises(BrokenPipeError):
+        benchmark.main()
+    assert json.loads(path.read_text())['measurements'] == [dict(value=None)]
 
 
 @pytest.mark.parametrize(

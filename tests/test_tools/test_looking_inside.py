@@ -163,6 +163,45 @@ def test_an_image_may_be_called_like_another_s_label_map(
     assert cv2.imread('out/a_labels.png', cv2.IMREAD_UNCHANGED).ndim == 2
 
 
+def test_an_image_that_cannot_be_read_does_not_end_the_others(
+    made, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    whole = (made / 'images/a.png').read_bytes()
+    Path('in').mkdir()
+    for name, content in (('a', whole), ('b', whole[:200]), ('c', whole)):
+        Path(f'in/{name}.png').write_bytes(content)
+    given = ['predict', CONFIGS['cls'], made / 'cls.pth', 'in', '--out', 'out']
+    code, out, _ = call(monkeypatch, capsys, *given, *options('cls'))
+    assert code == '1 of 3 images could not be read; see above.'
+    assert 'in/b.png is damaged' in out
+    first, damaged, last = json.loads(Path('out/predictions.json').read_text())[
+        'images'
+    ]
+    assert first['classes'] == last['classes']
+    assert damaged == dict(
+        image='in/b.png', error='in/b.png is damaged: OpenCV cannot read it.'
+    )
+
+
+def test_predictions_are_kept_when_a_user_stops(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    read = Predictor.read
+
+    def stop_at_the_second(self, path):
+        if path.endswith('.jpg'):
+            raise KeyboardInterrupt
+        return read(self, path)
+
+    monkeypatch.setattr(Predictor, 'read', stop_at_the_second)
+    images = made / 'images'
+    given = ['predict', CONFIGS['cls'], made / 'cls.pth', images, '--out', 'out']
+    with pytest.raises(KeyboardInterrupt):
+        call(monkeypatch, capsys, *given, *options('cls'))
+    (found,) = json.loads(Path('out/predictions.json').read_text())['images']
+    assert found['image'] == str(images / 'a.png')
+
+
 def test_a_folder_s_name_may_have_brackets(made, tmp_path):
     folder = tmp_path / 'photos[2020]'
     folder.mkdir()
