@@ -115,6 +115,7 @@ def differences(data):
     return {
         method: np.array([seeds[seed] - plain[seed] for seed in sorted(seeds)])
         for method, seeds in by_method.items()
+        if len(seeds) > 1  # one has no interval to correct
     }
 
 

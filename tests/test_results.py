@@ -138,6 +138,7 @@ def test_rivals_in_the_results_are_those_of_the_numbers():
             )
         )
         for name, d in found.items()
+        if d.n > 1
     }
 
 
