@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from frskd_mm.models.necks.refining import RefiningNeck
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import FRACTION, NOT_NEGATIVE, at_least, check_arguments
+from frskd_mm.utils.precision import at_least_fp32, full_precision
 
 NUM_GROUPS = 1  # of the norms of maps, which are layer norms so
 
@@ -167,9 +168,13 @@ class LGDGuidance(BaseModule):
         inside = cells_inside(boxes, (size[0], size[1])).to(feat.dtype)  # (T, H * W)
         projected = F.relu(F.group_norm(self.feat_proj(feat), NUM_GROUPS)).flatten(2)
         images = [boxes.image == image for image in range(number)]
-        pooled = torch.cat(
-            [inside[own] @ maps.T for own, maps in zip(images, projected)]
-        ) / inside.sum(dim=1, keepdim=True).clamp(min=1)
+        # The context box may have more cells than the largest number of fp16.
+        with full_precision(feat):
+            cells, values = at_least_fp32(inside), at_least_fp32(projected)
+            pooled = torch.cat(
+                [cells[own] @ maps.T for own, maps in zip(images, values)]
+            ) / cells.sum(dim=1, keepdim=True).clamp(min=1)
+        pooled = pooled.to(feat.dtype)
         # A batch of one whose queries and keys are the boxes.
         answers, _ = self.attention(
             *(value[:, None] for value in (pooled, embedded, embedded)),

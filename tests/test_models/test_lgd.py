@@ -165,6 +165,21 @@ def test_cells_are_those_of_the_source(guidance):
             )
 
 
+def test_a_map_of_more_cells_than_fp16_counts(guidance):
+    """P2 of an 800x1333 image has 67,200, which was inf in half precision."""
+    guidance = guidance.float()
+    # One channel far from the others, so that its sum is as large.
+    guidance.feat_proj.bias.data[0] = 4.0
+    size = (200, 336)
+    image = tuple(4 * side for side in size)
+    boxes = guidance.draw_boxes(BOXES[:1], LABELS[:1], CLASSES, image, [size])
+    feat = torch.randn(1, CHANNELS, *size, dtype=torch.float32)
+    (expected,) = guidance([feat], boxes)
+    with torch.autocast('cpu', dtype=torch.float16):
+        (found,) = guidance([feat], boxes)
+    torch.testing.assert_close(found.float(), expected, rtol=0.0, atol=0.01)
+
+
 def test_refinement_is_three_convolutions_with_layer_norms():
     torch.manual_seed(0)
     neck = LGDRefinement([CHANNELS] * 2)
