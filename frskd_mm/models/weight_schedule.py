@@ -136,7 +136,7 @@ class WeightSchedule:
             for value in (self.begin, self.end, self.ramp_end, self.decay_begin)
         )
         if is_training:
-            self._check_length(begin, min(end, total), ramp_end, total, by_epoch)
+            self._check_length(begin, end, ramp_end, decay_begin, total, by_epoch)
         if not begin <= current < end:
             return 0.0
         factor = 1.0
@@ -155,9 +155,18 @@ class WeightSchedule:
         return bool(times) and all(map(_is_fraction, times))
 
     def _check_length(
-        self, begin: float, end: float, ramp_end: float, total: int, by_epoch: bool
+        self,
+        begin: float,
+        end: float,
+        ramp_end: float,
+        decay_begin: float,
+        total: int,
+        by_epoch: bool,
     ) -> None:
         """Refuse a schedule that a training of this length never gets to.
+
+        What only its rounding keeps from beginning, in trials of a few epochs or
+        iterations, and times beyond the training are warned of, once.
 
         Raises:
             ValueError: If it is one.
@@ -165,24 +174,38 @@ class WeightSchedule:
         unit = 'epoch' if by_epoch else 'iteration'
         one_epoch = by_epoch and total == 1
         advice = (
-            'An IterBasedTrainLoop is one epoch to MMEngine: set by_epoch=False '
+            ' An IterBasedTrainLoop is one epoch to MMEngine: set by_epoch=False '
             'with it and count iterations.'
+            if one_epoch
+            else ''
         )
-        never = begin >= end or (self.ramp is not None and begin >= ramp_end)
-        # A fraction is rounded up to the end only in trials of a few iterations.
-        if never and not _is_fraction(self.begin):
-            raise ValueError(
-                f'The weight_schedule of the distiller would begin with {unit} {begin}'
-                f' and end with {min(end, ramp_end)}, in a training of {total}, so '
-                'nothing would be distilled. Lower its begin, or train longer. '
-                f'{advice if one_epoch else ""}'
-            )
-        if one_epoch and self.ramp is not None and self._factor is None:
-            print_log(
-                f'The ramp of the weight_schedule stays where it is. {advice}',
-                logger='current',
-                level=logging.WARNING,
-            )
+        stop = min(end, total)
+        last = stop if self.ramp is None else min(stop, ramp_end)
+        is_rounded = (
+            _is_fraction(self.begin)
+            and not one_epoch
+            and (begin >= total or self._has_only_fractions())
+        )
+        never = (
+            f'The weight_schedule of the distiller would begin with {unit} {begin} '
+            f'and end with {last}, in a training of {total}, so nothing would be '
+            f'distilled. Lower its begin, or train longer.{advice}'
+        )
+        if begin >= last and not is_rounded:
+            raise ValueError(never)
+        if self._factor is not None:
+            return
+        said = [never] if begin >= stop else []
+        if one_epoch and self.ramp is not None:
+            said.append(f'The ramp of the weight_schedule stays where it is.{advice}')
+        for name, time in (('end', end), ('decay_begin', decay_begin)):
+            if time > total:
+                said.append(
+                    f'The weight_schedule has {name}={time}, beyond a training of '
+                    f'{total} {unit}(s), where it changes nothing.{advice}'
+                )
+        for text in said:
+            print_log(text, logger='current', level=logging.WARNING)
 
 
 def _is_fraction(value: float) -> bool:

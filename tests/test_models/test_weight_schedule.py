@@ -97,6 +97,49 @@ def test_fractions_count_iterations_where_all_is_one_epoch():
         assert len(set(found)) > 1
 
 
+@pytest.fixture
+def warnings(monkeypatch):
+    """What schedules warn of."""
+    found = []
+    monkeypatch.setattr(
+        'frskd_mm.models.weight_schedule.print_log',
+        lambda text, logger, level: found.append(text),
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'total'),
+    [
+        (dict(begin=0.7), 3),
+        (dict(begin=0.8, end=0.99), 4),
+        (dict(begin=2 / 3, decay_begin=40), 2),
+    ],
+)
+def test_fractions_that_are_rounded_to_the_end_are_warned_of(cfg, total, warnings):
+    """Not refused, since a trial of a few epochs is no mistake."""
+    assert factors(WeightSchedule(**cfg), total, total=total) == [0] * total
+    assert f'training of {total}, so nothing would be distilled' in warnings[0]
+    assert len(warnings) == len(set(warnings))
+
+
+def test_a_short_training_of_fractions_warns_of_nothing_that_acts(warnings):
+    schedule = WeightSchedule(begin=0.4, ramp='sigmoid', ramp_end=0.45)
+    assert factors(schedule, 2, total=2) == [0, 1]
+    assert not warnings
+
+
+@pytest.mark.parametrize('name', ['end', 'decay_begin'])
+def test_times_beyond_the_training_are_warned_of(name, warnings):
+    assert factors(WeightSchedule(**{name: 30000}), 1, total=1) == [1]
+    assert factors(WeightSchedule(**{name: 30}), 20, total=20) == [1] * 20
+    in_one_epoch, later = warnings
+    assert f'{name}=30000, beyond a training of 1 epoch' in in_one_epoch
+    assert 'set by_epoch=False' in in_one_epoch
+    assert f'{name}=30, beyond a training of 20 epoch' in later
+    assert 'by_epoch' not in later
+
+
 def test_without_a_runner_it_is_the_first_epoch():
     assert WeightSchedule(begin=1)() == 0.0
     assert WeightSchedule(begin=1 / 6)() == 0.0
@@ -214,6 +257,12 @@ def test_resuming_goes_on_with_the_ramp(tmp_path):
     ('schedule', 'message'),
     [
         (dict(begin=40, ramp='sigmoid'), 'training of 1, .* set by_epoch=False'),
+        (dict(begin=0.5, decay_begin=3), 'training of 1, .* set by_epoch=False'),
+        (dict(begin=0.5, ramp='sigmoid', ramp_end=3), 'of 1, .* set by_epoch=False'),
+        (
+            dict(begin=0.5, end=2, by_epoch=False),
+            'iteration 2 and end with 2',
+        ),
         (dict(begin=4, by_epoch=False), 'begin with iteration 4 .* training of 4'),
     ],
 )
