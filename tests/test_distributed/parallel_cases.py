@@ -147,6 +147,14 @@ def _detector(
     return Case(student=student, distiller=distiller, batch=batch, **kwargs)
 
 
+def _lgd(family: str) -> Case:
+    case = _detector(family, terms=(('loss_kd', 'loss_lgd'),) * 2, synchronised=False)
+    case.distiller['feature_loss'] = dict(
+        type='frskd_mm.LGDLoss', loss_weight=100.0, foreground='boxes'
+    )
+    return case
+
+
 DELAYED = dict(begin=1, by_epoch=False)
 ALONE = (('self_teacher.',),) * 2
 
@@ -228,6 +236,7 @@ CASES = {
         terms=(KD_AND_AT,) * 2,
         synchronised=False,
     ),
+    'retinanet-lgd': _lgd('retinanet'),
     'fcos': _detector('fcos'),
     'fcos-confidence': _detector('fcos', foreground='confidence'),
     'fcos-no-box-on-one': _detector('fcos', boxes=NONE_ON_ONE),

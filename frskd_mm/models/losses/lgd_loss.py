@@ -3,6 +3,7 @@
 from typing import Any, List, Optional, Sequence
 
 import torch
+from mmengine.dist import all_reduce
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
@@ -70,14 +71,20 @@ class LGDLoss(FeatureLoss):
     def divisor(
         self, teacher_feats: Sequence[Tensor], weights: Sequence[Optional[Tensor]]
     ) -> Tensor:
-        """Return the number of values on all levels, weighted."""
+        """Return the number of values on all levels, weighted.
+
+        As in :func:`weighted_mean`, it is averaged over the processes of a
+        distributed run.
+        """
         counts = [
             feat.new_tensor(float(feat.numel()), dtype=torch.float32)
             if weight is None
             else feat.shape[1] * weight.sum()
             for feat, weight in zip(teacher_feats, weights)
         ]
-        return torch.stack(counts).sum().clamp(min=1e-6)
+        count = torch.stack(counts).sum().detach()
+        all_reduce(count, op='mean')
+        return count.clamp(min=1e-6)
 
     def level_loss(
         self, level: int, student: Tensor, teacher: Tensor, weight: Optional[Tensor]
