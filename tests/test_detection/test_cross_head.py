@@ -130,6 +130,16 @@ def test_align_ignores_the_scale_of_the_student():
     torch.testing.assert_close(align(teacher, teacher), teacher)
 
 
+def test_align_gives_a_single_place_the_teachers_value():
+    """P7 of a batch of one, whose standard deviation is NaN in the source."""
+    student = torch.randn(1, 3, 1, 1, requires_grad=True)
+    teacher = torch.randn(1, 3, 1, 1)
+    found = align(student, teacher)
+    torch.testing.assert_close(found, teacher)
+    found.sum().backward()
+    assert torch.equal(student.grad, torch.zeros_like(student))
+
+
 def test_a_pretrained_teacher_goes_on_from_the_students_maps(tmp_path):
     cfg = cut_cfg('gfl')
     teacher = MODELS.build(cfg['student'])

@@ -100,11 +100,13 @@ def align(student: Tensor, teacher: Tensor) -> Tensor:
     teacher = teacher.detach()
     places = (0, 2, 3)
     mean = student.mean(places, keepdim=True)
-    std = student.std(places, keepdim=True)
+    # The unbiased one, as in the source; there it is NaN for a single place, here 0.
+    correction = min(1, student[:, 0].numel() - 1)
+    std = student.std(places, correction=correction, keepdim=True)
     standard = (student - mean) / (std + 1e-6)
-    return standard * teacher.std(places, keepdim=True) + teacher.mean(
-        places, keepdim=True
-    )
+    return standard * teacher.std(
+        places, correction=correction, keepdim=True
+    ) + teacher.mean(places, keepdim=True)
 
 
 def _convolutions(head: BaseModule, branch: str) -> List[nn.Module]:
