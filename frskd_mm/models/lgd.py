@@ -305,7 +305,9 @@ def common_channels(in_channels: Sequence[int]) -> int:
     if len(set(in_channels)) != 1:
         raise ValueError(
             f'LGD reads maps of one width, but these have {[*in_channels]} channels. '
-            "Refine those of an FPN: source='neck' of the distiller."
+            "Refine those of an FPN: source='neck' of the distiller. A student whose "
+            'neck gives such maps, or that has none, trains with --method '
+            'label-guided, which takes any widths.'
         )
     return in_channels[0]
 

@@ -11,6 +11,7 @@ from test_detection.det_toys import family_batch, run_both, student_cfg
 from test_models.test_distillers.test_dense_prediction import student_of
 from toys import toy_student_cfg
 
+from frskd_mm.engine.methods import read_method
 from frskd_mm.models import LGDGuidance, LGDRefinement
 from frskd_mm.models.lgd import cells_inside
 
@@ -265,6 +266,17 @@ class TestRefusals:
     def test_maps_of_several_widths(self):
         with pytest.raises(ValueError, match=r"\[16, 32\].*source='neck'"):
             LGDRefinement([16, 32])
+
+    @pytest.mark.parametrize(
+        ('family', 'source'), [('yolov3', 'neck'), ('mask2former', 'backbone')]
+    )
+    def test_students_without_an_fpn_are_told_of_label_guidance(self, family, source):
+        torch.set_default_dtype(torch.float32)
+        cfg = dict(type='frskd_mm.Distilled', student=student_cfg(family))
+        with pytest.raises(ValueError, match='--method label-guided'):
+            MODELS.build({**cfg, 'distiller': {**LGD, 'source': source}})
+        guided = read_method('label-guided', 'det').distiller
+        MODELS.build({**cfg, 'distiller': guided})
 
     def test_channels_that_do_not_split(self):
         with pytest.raises(ValueError, match='num_heads=8.* 12 channels'):
