@@ -1,9 +1,11 @@
 """LGD's self-teacher: boxes are encoded and interact with the student's maps."""
 
+import logging
 from typing import Any, Dict, NamedTuple, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from frskd_mm.utils.arguments import FRACTION, NOT_NEGATIVE, at_least, check_arg
 from frskd_mm.utils.precision import at_least_fp32, full_precision
 
 NUM_GROUPS = 1  # of the norms of maps, which are layer norms so
+MANY_CLASSES = 400  # from which the encoder has more weights than most detectors
 
 
 class Boxes(NamedTuple):
@@ -50,7 +53,8 @@ class LGDGuidance(BaseModule):
 
     What differs from the source: an image without boxes has its context box (there
     one of the first pixel, and no context); the embedding is as wide as the maps, for
-    any width and number of classes (there 256 and 80); masks are not encoded.
+    any width and number of classes (there 256 and 80); masks are not encoded. Weights
+    and memory grow with the square of the classes, as they do in the source.
 
     Paper: LGD: Label-guided Self-distillation for Object Detection, AAAI 2022,
     https://arxiv.org/abs/2109.11496
@@ -99,6 +103,16 @@ class LGDGuidance(BaseModule):
                 'of the distiller to a divisor.'
             )
         self.encoder = LabelEncoder(num_classes, channels)
+        if num_classes > MANY_CLASSES:
+            weights = self.encoder.transform.matrix.weight.numel()
+            print_log(
+                f'LGDGuidance of {num_classes} classes makes a matrix of '
+                f'{4 + num_classes} x {4 + num_classes} for each box, by a layer of '
+                f'{weights / 1e6:.0f} million weights. Train with --method '
+                'label-guided, which grows with the classes alone, not their square.',
+                logger='current',
+                level=logging.WARNING,
+            )
         self.label_proj = nn.Linear(channels, channels)
         self.feat_proj = nn.Conv2d(channels, channels, 3, padding=1)
         self.attention = nn.MultiheadAttention(channels, num_heads)

@@ -252,6 +252,22 @@ def test_it_cannot_predict_without_labels():
         model.predict(data['inputs'], data['data_samples'])
 
 
+def test_many_classes_are_warned_of(monkeypatch):
+    """The encoder's matrices have (4 + C) ** 2 entries: 373 M weights for LVIS."""
+    found = []
+    monkeypatch.setattr(
+        'frskd_mm.models.lgd.print_log', lambda text, **_: found.append(text)
+    )
+    with torch.device('meta'):
+        LGDGuidance([CHANNELS], 400)
+        assert not found
+        LGDGuidance([CHANNELS], 1203)
+    (text,) = found
+    assert '1207 x 1207 for each box' in text
+    assert '373 million weights' in text
+    assert '--method label-guided' in text
+
+
 class TestRefusals:
     @pytest.mark.parametrize('task', ['segmentation', 'classification'])
     def test_students_without_boxes(self, task):
