@@ -64,3 +64,9 @@ def test_the_snippet_of_the_readme_runs(repo, tmp_path, monkeypatch):
     assert 0 <= metrics['accuracy/top1'] <= 100
     # The plain config was left as it was.
     assert given['cfg'].model.type == 'frskd_mm.Distilled'
+
+
+def test_a_training_without_a_folder_is_refused():
+    cfg = frskd_mm.load_config('frskd_mm::digits/wrn10-1_digits.py')
+    with pytest.raises(ValueError, match='The config has no work_dir'):
+        frskd_mm.train(cfg)

@@ -87,13 +87,19 @@ def train(cfg: Config, hooks: Sequence[Hook] = ()) -> Runner:
         Runner: After training.
 
     Raises:
-        ValueError: If the run to be resumed is another one or finished, the data
-            loader gives no batch, or the method cannot use the training set.
+        ValueError: If there is no ``work_dir``, the run to be resumed is another one
+            or finished, the data loader gives no batch, or the method cannot use the
+            training set.
         FileNotFoundError: If the data are not where the config says.
         BlockingIOError: If another training runs in the work directory.
         UntrustedCheckpointError: If a checkpoint could run code.
         FloatingPointError: If a term or a gradient is not finite.
     """
+    if not cfg.get('work_dir'):
+        raise ValueError(
+            'The config has no work_dir, where logs and checkpoints go. Set '
+            'cfg.work_dir, or call configure_run(cfg, work_dir=...).'
+        )
     require_cuda_ops(cfg.get('default_scope'))
     require_compile(cfg.get('compile'))
     check_data_roots(cfg, ['train_dataloader', 'val_dataloader'])
