@@ -40,6 +40,8 @@ KNOWN_KEYS = frozenset(
     runner_type tta_model tta_pipeline activation_checkpointing bad_samples
     non_finite trust_checkpoint""".split()
 )
+#: Value of ``resume``: from the newest checkpoint, although there is a ``load_from``.
+AUTO = 'auto'
 #: Variables in the hosts' configs that resemble these.
 HELPERS = ('models',)
 #: A key of so many letters may have two wrong ones to be recognised.
@@ -416,7 +418,7 @@ def configure_run(
     cfg.work_dir = work_dir
     check_launcher(launcher)
     cfg.launcher = launcher
-    if resume == 'auto':
+    if resume == AUTO:
         if cfg.get('load_from') and not has_checkpoints(work_dir, out_folders(cfg)):
             print_log(
                 f'No checkpoint in {work_dir}: the run begins anew, from '
@@ -426,7 +428,8 @@ def configure_run(
             )
             cfg.resume = False
         else:
-            cfg.resume, cfg.load_from = True, None
+            # Where it began stays in the config that the runner writes.
+            cfg.resume = AUTO if cfg.get('load_from') else True
     elif resume is not None:
         is_folder = osp.isdir(resume) and resume.rstrip('/').endswith('.pth')
         if not (is_folder and cfg.get('strategy')):  # as DeepSpeed's are

@@ -14,7 +14,7 @@ from frskd_mm.utils.checkpoint_files import find_checkpoint
 from frskd_mm.utils.model import unwrap
 from frskd_mm.utils.scope import type_name
 
-from .config import out_folders
+from .config import AUTO, check_checkpoint_file, out_folders
 
 INSTEAD = (
     "or begin a new one from its weights with --cfg-options load_from='...' instead "
@@ -50,7 +50,8 @@ def choose_checkpoint(runner: Runner, cfg: Config) -> None:
     Raises:
         ValueError: If none of them is whole.
     """
-    if not cfg.get('resume') or cfg.get('load_from'):
+    start = cfg.get('load_from')
+    if not cfg.get('resume') or (start and cfg.resume != AUTO):
         return
     found = find_checkpoint(cfg.work_dir, out_folders(cfg))
     for line in found.damaged:
@@ -64,7 +65,9 @@ def choose_checkpoint(runner: Runner, cfg: Config) -> None:
         )
     if found.path is None:
         runner.logger.warning(f'No checkpoint in {cfg.work_dir}: the run begins anew.')
-    runner._load_from = found.path  # not in the config, which is kept
+    if found.path is None and start:
+        check_checkpoint_file(start)
+    runner._load_from = found.path or start  # not in the config, which is kept
     runner._resume = found.path is not None
 
 
@@ -81,7 +84,7 @@ def check_resumable(runner: Runner, cfg: Config, was_finished: bool) -> None:
             method or optimiser, or of another batch size within an epoch.
     """
     path = runner._load_from
-    if path is None:
+    if not runner._resume:
         return
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     saved = checkpoint.get(KEY, {})

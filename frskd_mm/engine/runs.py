@@ -27,7 +27,12 @@ from frskd_mm.utils.environment import require_cuda_ops
 from frskd_mm.utils.explain import explained
 from frskd_mm.utils.model import build_model, unwrap
 
-from .config import check_checkpoint_file, check_data_roots, check_sample_indices
+from .config import (
+    AUTO,
+    check_checkpoint_file,
+    check_data_roots,
+    check_sample_indices,
+)
 from .heartbeat import watch_processes
 from .processes import join_cpu_processes
 from .resume import check_resumable, choose_checkpoint, describe_run
@@ -52,7 +57,7 @@ def build_runner(cfg: Config) -> Runner:
             ``load_from`` is not a complete checkpoint, or ``non_finite`` is no rule.
         FileNotFoundError: If ``load_from`` does not exist.
     """
-    if cfg.get('load_from'):
+    if cfg.get('load_from') and cfg.get('resume') != AUTO:
         check_checkpoint_file(cfg.load_from)
     if (cfg.get('strategy') or {}).get('type') == 'FSDPStrategy':
         raise ValueError(
@@ -95,15 +100,15 @@ def train(cfg: Config, hooks: Sequence[Hook] = ()) -> Runner:
         UntrustedCheckpointError: If a checkpoint could run code.
         FloatingPointError: If a term or a gradient is not finite.
     """
+    require_cuda_ops(cfg.get('default_scope'))
+    require_compile(cfg.get('compile'))
+    check_data_roots(cfg, ['train_dataloader', 'val_dataloader'])
+    check_sample_indices(cfg)
     if not cfg.get('work_dir'):
         raise ValueError(
             'The config has no work_dir, where logs and checkpoints go. Set '
             'cfg.work_dir, or call configure_run(cfg, work_dir=...).'
         )
-    require_cuda_ops(cfg.get('default_scope'))
-    require_compile(cfg.get('compile'))
-    check_data_roots(cfg, ['train_dataloader', 'val_dataloader'])
-    check_sample_indices(cfg)
     held = hold_work_dir(cfg.work_dir, cfg.get('launcher', 'none'))
     safe = checkpoints_as_data(cfg)
     with _sigterm_stops(), safe, watch_processes(cfg), held as lock:

@@ -106,8 +106,22 @@ def test_resuming_without_a_checkpoint_begins_from_the_given_weights(
     cfg = configure_run(
         load_config(PLAIN, {'load_from': weights}), str(folder), resume='auto'
     )
-    assert (cfg.load_from, cfg.resume) == (None, True)
+    assert (cfg.load_from, cfg.resume) == (weights, 'auto')
     assert find_checkpoint(str(folder)).path == str(folder / 'epoch_1.pth')
+
+
+def test_a_resumed_run_leaves_where_it_began_in_its_config(finished, tmp_path):
+    weights = str(finished / 'epoch_2.pth')
+    folder = unfinished(finished, tmp_path / 'run')
+    forget_the_last_run()
+    cfg = config(folder, {'load_from': weights}, PLAIN)
+    runner = train(configure_run(cfg, str(folder), resume='auto'))
+    assert runner._load_from == str(folder / 'epoch_1.pth')
+    again = load_config(str(folder / 'wrn10-1_digits.py'))
+    assert again.load_from == weights
+    forget_the_last_run()
+    other = train(configure_run(again, str(tmp_path / 'other')))
+    assert (other._load_from, other._resume) == (weights, False)
 
 
 def test_training_from_a_thread_and_signals_afterwards(tmp_path):
