@@ -12,6 +12,8 @@ from comparators import distilled, pair_batch
 
 from frskd_mm.engine import load_config, wrap
 from frskd_mm.lab.compare import plan_grid
+from frskd_mm.lab.trial import random_batch
+from frskd_mm.utils.model import build_model
 
 REPO = Path(__file__).resolve().parents[1]
 PAGE = (REPO / 'docs' / 'methods' / 'adding.md').read_text()
@@ -45,6 +47,8 @@ def project(tmp_path_factory):
     assert {path.name for path in folder.iterdir()} == {
         'my_methods.py',
         'class-wise.py',
+        'my_losses.py',
+        'frskd-cosine.py',
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
@@ -125,3 +129,18 @@ def test_compare_as_written(project):
     tools, export = commands()
     out = run(project, export, f'{tools["compare"]} {FEWER}')
     assert re.search(r'^\| class-wise +\| 3 ', out, re.MULTILINE)
+
+
+def test_a_feature_loss_of_one_s_own_is_a_term(project):
+    cfg = wrap(load_config(DIGITS), str(project / 'frskd-cosine.py'))
+    model = build_model(cfg).train()
+    batch = model.data_preprocessor(random_batch(cfg, 4, (32, 32), 10), True)
+    losses = model(**batch, mode='loss')
+    assert losses['loss_cosine'] > 0
+    losses['loss_cosine'].backward()
+    reached = {
+        name.split('.')[0]
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and parameter.grad.abs().sum() > 0
+    }
+    assert reached == {'backbone'}
