@@ -56,9 +56,10 @@ def main() -> None:
     if args.method not in (None, PLAIN):
         cfg = wrap(cfg, args.method)
         name, method = cfg.filename, method_name(args.method)
+    given = args.work_dir or (args.cfg_options or {}).get('work_dir')
     cfg = configure_run(
         cfg,
-        work_dir=resolve_work_dir(cfg, name, args.work_dir, method),
+        work_dir=resolve_work_dir(cfg, name, given, method),
         launcher=args.launcher,
         resume=args.resume,
         amp=args.amp,

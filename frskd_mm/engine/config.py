@@ -189,7 +189,8 @@ def _check_options(cfg: Config, options: dict) -> None:
         first = key.split('.')[0]
         if first in KNOWN_KEYS:
             continue
-        paths = list(_paths_to(cfg.to_dict(), first)) if first == key else []
+        rest = key[len(first) :]
+        paths = [f'{path}{rest}' for path in _paths_to(cfg.to_dict(), first)]
         meant = f' Set {" or ".join(paths[:3])} instead.' if paths else ''
         if first in cfg:
             print_log(

@@ -4,6 +4,7 @@ import os.path as osp
 import signal
 import threading
 from contextlib import contextmanager
+from copy import deepcopy
 from types import FrameType
 from typing import Dict, Iterator, Optional, Sequence
 
@@ -32,6 +33,7 @@ from .config import (
     check_checkpoint_file,
     check_data_roots,
     check_sample_indices,
+    resolve_work_dir,
 )
 from .heartbeat import watch_processes
 from .processes import join_cpu_processes
@@ -57,7 +59,11 @@ def build_runner(cfg: Config) -> Runner:
             ``load_from`` is not a complete checkpoint, or ``non_finite`` is no rule.
         FileNotFoundError: If ``load_from`` does not exist.
     """
-    if cfg.get('load_from') and cfg.get('resume') != AUTO:
+    if cfg.get('resume') == AUTO:
+        # To MMEngine it means load_from; choose_checkpoint sets what is gone on from.
+        cfg = deepcopy(cfg)
+        cfg.resume = False
+    elif cfg.get('load_from'):
         check_checkpoint_file(cfg.load_from)
     if (cfg.get('strategy') or {}).get('type') == 'FSDPStrategy':
         raise ValueError(
@@ -205,6 +211,7 @@ def evaluate(
 
 def _evaluate(cfg: Config, checkpoint: str, self_teacher: bool) -> Dict[str, float]:
     cfg.load_from, cfg.resume = checkpoint, False
+    cfg.work_dir = resolve_work_dir(cfg, cfg.filename or 'config.py', None)
     cfg = _renamed(cfg)
     runner = build_runner(cfg)
     if self_teacher and not isinstance(runner, Runner):

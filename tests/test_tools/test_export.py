@@ -132,6 +132,13 @@ def test_an_exported_config_names_no_folder_of_the_training(exported):
     assert {'work_dir', 'load_from', 'resume', 'launcher'}.isdisjoint(plain.keys())
 
 
+def test_an_exported_student_is_evaluated_from_python(exported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    metrics = evaluate(load_config(exported[1], {'log_level': 'ERROR'}), exported[0])
+    assert 'accuracy/top1' in metrics
+    assert (tmp_path / 'work_dirs' / 'student').is_dir()
+
+
 def test_testing_needs_no_weights_to_start_from(trained, tmp_path):
     cfg = read_config(tmp_path, load_from='absent.pth')
     assert 'accuracy/top1' in evaluate(cfg, trained[1])
