@@ -90,11 +90,13 @@ def main() -> None:
     # Ends the runs, too; without it they would end at their next step.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     runs = _plan_quick(args) if args.quick else _plan(args)
+    part = args.part  # of the config as it is now
+    if args.quick:
+        part = trained_part(args.quick, args.part, args.cfg_options)
     failed = run_grid(runs, args.jobs)
     command = command_line()
     print('\n' + write_report(runs, args.out, command, args.metric))
     if args.quick:
-        part = trained_part(args.quick, args.part, args.cfg_options)
         print('\n' + describe_trial(runs, part, args.metric))
     print(f'\nReport: {osp.join(args.out, "report.html")} and report.md')
     if failed:

@@ -354,6 +354,7 @@ def test_the_report_keeps_what_earlier_commands_trained(grid, tmp_path):
     shutil.copytree(grid[0].out, out)
     shutil.copytree(out / 'frskd', out / 'byot')
     (out / 'none' / 'notes').mkdir()
+    shutil.copytree(out / 'frskd' / 'seed0', out / 'frskd' / 'seed7')  # of seed 0
     runs = [Run('byot', seed, str(out / 'byot' / f'seed{seed}')) for seed in (0, 1)]
     table = write_report(runs, str(out), 'the last command')
     assert 'corrected for 2 methods' in table

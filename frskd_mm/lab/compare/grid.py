@@ -111,15 +111,23 @@ def results_of(runs: Sequence[Run]) -> Dict[str, Dict[int, Dict[str, Any]]]:
 def finished_before(runs: Sequence[Run], out: str) -> List[Run]:
     """Return the finished runs of a grid's folder that are not among these.
 
-    Earlier commands trained them by the same recipe: another one is refused.
+    Earlier commands trained them by the same recipe: another one is refused. What was
+    put there since is left out if it has another seed or was tested on other data.
     """
     asked = {(run.method, run.seed) for run in runs}
+    recipe = Config.fromfile(osp.join(out, RECIPE))
     found = []
     for path in sorted(glob(osp.join(escape(out), '*', 'seed*', RESULT))):
         folder = osp.dirname(path)
         method = osp.basename(osp.dirname(folder))
         seed = osp.basename(folder)[len('seed') :]
-        if seed.isdigit() and (method, int(seed)) not in asked:
+        path = osp.join(folder, CONFIG)
+        is_new = seed.isdigit() and (method, int(seed)) not in asked
+        if not is_new or not osp.isfile(path):
+            continue
+        cfg = Config.fromfile(path)
+        of_seed = cfg.get('randomness', {}).get('seed') == int(seed)
+        if of_seed and cfg.test_dataloader == recipe.test_dataloader:
             found.append(Run(method, int(seed), folder))
     return found
 
