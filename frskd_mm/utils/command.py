@@ -6,6 +6,7 @@ the code shows its traceback, as ever.
 
 import argparse
 import dis
+import errno
 import logging
 import os.path as osp
 import re
@@ -20,6 +21,9 @@ from mmengine.logging import MMLogger
 PACKAGE = __name__.split('.', maxsplit=1)[0]
 #: The console command.
 NAME = 'frskd'
+#: Errors of the system that may be none the next time: too little memory, too many
+#: open files, a disk or a connection that failed.
+PASSING = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ETIMEDOUT)
 
 
 def command_line(with_arguments: bool = True) -> str:
@@ -149,14 +153,16 @@ def is_user_mistake(error: BaseException) -> bool:
     statement, at any time; those that other libraries raise on purpose while
     a config is read and its parts are built, but not within a training or
     test loop; arguments that a part's constructor does not take; and files
-    that cannot be read or written. All others, such as the ``TypeError`` of a
-    wrong call within our code, are bugs.
+    that cannot be read or written, unless the machine is at fault. All others, such
+    as the ``TypeError`` of a wrong call within our code, are bugs.
 
     Args:
         error: As caught, with its traceback.
     """
-    if _is_own_class(error) or isinstance(error, OSError):
+    if _is_own_class(error):
         return True
+    if isinstance(error, OSError):
+        return not _is_passing(error)
     last = _innermost(error)
     if last is None or not str(error):
         return False
@@ -168,6 +174,11 @@ def is_user_mistake(error: BaseException) -> bool:
         _module(entry) == 'mmengine.runner.loops' for entry in _entries(error)
     )
     return on_purpose and (_module(last).startswith(PACKAGE) or not in_loop)
+
+
+def _is_passing(error: OSError) -> bool:
+    """Whether the machine is at fault, which may have more memory the next time."""
+    return isinstance(error, ConnectionError) or error.errno in PASSING
 
 
 def raised_on_purpose(error: BaseException) -> bool:

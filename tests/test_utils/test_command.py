@@ -1,5 +1,6 @@
 """Commands end with a sentence for mistakes, and with a traceback for bugs."""
 
+import errno
 import logging
 
 import pytest
@@ -11,7 +12,7 @@ from mmengine.runner import IterBasedTrainLoop
 from frskd_mm.models.losses import SoftLabelLoss
 from frskd_mm.models.necks.bifpn import check_in_channels
 from frskd_mm.utils.arguments import ArgumentError
-from frskd_mm.utils.command import CommandParser, run_command
+from frskd_mm.utils.command import CommandParser, is_user_mistake, run_command
 from frskd_mm.utils.explain import explained
 from frskd_mm.utils.model import build_model
 
@@ -183,3 +184,11 @@ def test_a_wrong_argument_is_placed_where_it_stands_once():
     message = r'temperature of SoftLabelLoss is wrong. It is model.b.c\[0\].temperature'
     with pytest.raises(ArgumentError, match=message), explained(cfg):
         raise ArgumentError(SoftLabelLoss.__name__, 'temperature', 'is wrong.')
+
+
+def test_faults_of_the_machine_are_no_mistakes():
+    """They end with exit code 1, after which a run may be started again."""
+    for error in (ConnectionResetError(), OSError(errno.ENOMEM, 'no memory')):
+        assert not is_user_mistake(error)
+    for error in (FileNotFoundError('a'), OSError(errno.ENOSPC, 'no space')):
+        assert is_user_mistake(error)
