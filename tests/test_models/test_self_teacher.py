@@ -65,7 +65,7 @@ def test_what_the_cpu_lacks_is_tried_on_the_accelerator(monkeypatch):
 
     def only_there(self, *args, **kwargs):
         if places[-1] == 'cpu':
-            raise RuntimeError('no implementation for device cpu')
+            raise RuntimeError('implementation for device cpu not found')
         return extract_feat(self, *args, **kwargs)
 
     def move(self, device):

@@ -41,6 +41,8 @@ Source = Union[str, Levels]
 #: Errors that no other image would mend, and words that speak of its size.
 NOT_OF_SIZE = (AttributeError, ImportError, KeyError, NameError, TypeError)
 SIZE_WORDS = ('size', 'shape', 'height', 'width', 'resolution', 'divisible')
+#: What PyTorch and mmcv say of operators that they have for accelerators alone.
+NOT_ON_CPU = ('not implemented for', 'implementation for device cpu not found')
 
 
 class DryForwardError(ValueError):
@@ -278,11 +280,12 @@ class Task(ABC):
             return run()
         except Exception as error:
             home, device = next(student.parameters()).device, get_device()
-            if torch.device(device).type == home.type:
+            lacks = any(words in str(error) for words in NOT_ON_CPU)
+            if not lacks or torch.device(device).type == home.type:
                 raise _dry_forward_error(student, size, error) from error
-        # Models are built on the CPU, where CARAFE and others have no operators.
-        student.to(device)
+        # Models are built on the CPU.
         try:
+            student.to(device)
             return run()
         except Exception as error:
             raise _dry_forward_error(student, size, error) from error
