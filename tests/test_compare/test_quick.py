@@ -112,7 +112,9 @@ def finished(tmp_path, method, values, seconds=1.0, steps=3600):
             metrics={'accuracy/top1': value}, step_seconds=seconds, steps=steps
         )
         Path(run.folder, 'result.json').write_text(json.dumps(result))
+        Path(run.folder, 'config.py').write_text(f'randomness = dict(seed={seed})\n')
         runs.append(run)
+    (tmp_path / 'recipe.py').write_text('')
     return runs
 
 

@@ -127,7 +127,7 @@ def finished_before(runs: Sequence[Run], out: str) -> List[Run]:
             continue
         cfg = Config.fromfile(path)
         of_seed = cfg.get('randomness', {}).get('seed') == int(seed)
-        if of_seed and cfg.test_dataloader == recipe.test_dataloader:
+        if of_seed and cfg.get('test_dataloader') == recipe.get('test_dataloader'):
             found.append(Run(method, int(seed), folder))
     return found
 
