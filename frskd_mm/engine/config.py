@@ -330,6 +330,16 @@ def check_sample_indices(cfg: Config) -> None:
         )
 
 
+def renamed(cfg: Config, filename: str) -> Config:
+    """Return a copy that the runner writes to the work directory under another name."""
+    return Config(
+        cfg.to_dict(),
+        cfg_text=cfg.text or '\n',
+        filename=filename,
+        env_variables=cfg.env_variables,
+    )
+
+
 def resolve_work_dir(
     cfg: Config,
     config_path: str,

@@ -33,6 +33,7 @@ from .config import (
     check_checkpoint_file,
     check_data_roots,
     check_sample_indices,
+    renamed,
     resolve_work_dir,
 )
 from .heartbeat import watch_processes
@@ -212,7 +213,7 @@ def evaluate(
 def _evaluate(cfg: Config, checkpoint: str, self_teacher: bool) -> Dict[str, float]:
     cfg.load_from, cfg.resume = checkpoint, False
     cfg.work_dir = resolve_work_dir(cfg, cfg.filename or 'config.py', None)
-    cfg = _renamed(cfg)
+    cfg = renamed(cfg, _evaluated_name(cfg))
     runner = build_runner(cfg)
     if self_teacher and not isinstance(runner, Runner):
         raise ValueError(
@@ -239,20 +240,13 @@ def _evaluate(cfg: Config, checkpoint: str, self_teacher: bool) -> Dict[str, flo
         return runner.test()
 
 
-def _renamed(cfg: Config) -> Config:
-    """Return the config under a name that the training's in its folder does not have.
+def _evaluated_name(cfg: Config) -> str:
+    """Return a name that the training's config in the same folder does not have.
 
-    The runner writes it to the work directory, with the weights that it evaluates.
+    The runner writes it there with the weights that it evaluates as ``load_from``.
     """
     name = osp.basename(cfg.filename or 'config.py')
-    if not name.startswith(EVALUATED):
-        name = f'{EVALUATED}{name}'
-    return Config(
-        cfg.to_dict(),
-        cfg_text=cfg.text or '\n',
-        filename=name,
-        env_variables=cfg.env_variables,
-    )
+    return name if name.startswith(EVALUATED) else f'{EVALUATED}{name}'
 
 
 def _check_fit(runner: Runner, cfg: Config, self_teacher: bool) -> None:

@@ -18,7 +18,7 @@ from frskd_mm.utils.model import build_model, class_of
 from frskd_mm.utils.random import isolated_rng
 from frskd_mm.utils.scope import type_name
 
-from .config import check_sample_indices
+from .config import check_sample_indices, renamed
 from .levels import fit_input_size
 from .methods import PLAIN, check_changes, method_name, read_method
 
@@ -78,7 +78,8 @@ def wrap(
     if method == PLAIN:
         return cfg
     _check_plain(cfg)
-    cfg = _copy(cfg, method)
+    name = osp.basename(cfg.filename or f'{type_name(cfg.model.type).lower()}.py')
+    cfg = renamed(cfg, f'{method_name(method)}_{name}')
     model = student = cfg.model
     given = student.pop('distiller', {})
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), isolated_rng():
@@ -187,17 +188,6 @@ def _check_plain(cfg: Config) -> None:
             'The model of the config is distilled already. Leave --method out, or '
             'give the config of its plain student.'
         )
-
-
-def _copy(cfg: Config, method: str) -> Config:
-    """Return a copy that the runner writes out under the method's name."""
-    name = osp.basename(cfg.filename or f'{type_name(cfg.model.type).lower()}.py')
-    return Config(
-        cfg.to_dict(),
-        cfg_text=cfg.text or '\n',
-        filename=f'{method_name(method)}_{name}',
-        env_variables=cfg.env_variables,
-    )
 
 
 def _merge(cfg: Config, settings: Config) -> None:

@@ -3,7 +3,6 @@
 from typing import Any, List, Optional, Sequence
 
 import torch
-from mmengine.dist import all_reduce
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
@@ -12,6 +11,7 @@ from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments
 from frskd_mm.utils.precision import at_least_fp32, in_own_precision
 
 from .feature_loss import FeatureLoss
+from .weighted_mean import over_processes
 
 
 @MODELS.register_module()
@@ -82,9 +82,7 @@ class LGDLoss(FeatureLoss):
             else feat.shape[1] * weight.sum()
             for feat, weight in zip(teacher_feats, weights)
         ]
-        count = torch.stack(counts).sum().detach()
-        all_reduce(count, op='mean')
-        return count.clamp(min=1e-6)
+        return over_processes(torch.stack(counts).sum()).clamp(min=1e-6)
 
     def level_loss(
         self, level: int, student: Tensor, teacher: Tensor, weight: Optional[Tensor]

@@ -26,6 +26,17 @@ def weighted_mean(values: Tensor, weight: Optional[Tensor] = None) -> Tensor:
     else:
         weight = weight.to(values.dtype)
         total, count = (weight * values).sum(), weight.sum()
+    return total / over_processes(count).clamp(min=torch.finfo(values.dtype).eps)
+
+
+def over_processes(count: Tensor) -> Tensor:
+    """Average a denominator over the processes of a distributed run.
+
+    Every process has to call this equally often.
+
+    Args:
+        count: Scalar; detached here.
+    """
     count = count.detach().clone()
     all_reduce(count, op='mean')
-    return total / count.clamp(min=torch.finfo(values.dtype).eps)
+    return count

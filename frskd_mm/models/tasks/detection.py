@@ -352,7 +352,7 @@ def _rewire_heads(
         raise RewiringError(f'The shared_head of {cfg.type} cannot be rewired. {keep}')
     for name, part in roi_head.items():
         key = 'out_channels' if name.endswith('roi_extractor') else 'in_channels'
-        stages = part if isinstance(part, list) else [part]
+        stages = _listed(part)
         readers += [(s, key) for s in stages if isinstance(s, dict) and key in s]
     for reader, key in readers:
         if reader[key] != before:
