@@ -10,7 +10,7 @@ from mmpretrain.datasets.utils import download_and_extract_archive
 from torch.utils.data import get_worker_info
 
 from frskd_mm.registry import DATASETS
-from frskd_mm.utils.arguments import check_arguments, one_of
+from frskd_mm.utils.arguments import FRACTION, check_arguments, one_of
 from frskd_mm.utils.checkpoint_loading import DataPickle
 
 from .device_batches import DeviceBatches
@@ -38,6 +38,9 @@ class CIFAR100(PretrainCIFAR100):
         skip_per_class (int): Leave out so many images of each class before that,
             for a validation part that shares no image with the training part.
             Defaults to 0.
+        label_noise (float): Fraction of the images whose label is replaced by that
+            of another class, each as likely: symmetric noise, the same in every
+            run, for experiments on wrong annotations. Defaults to 0.
         batches_on (str, optional): Device, such as 'cuda', that keeps all images and
             augments them a batch at a time, see ``DeviceBatches``, for GPUs that a
             pipeline on the CPU cannot keep busy. The data loader then needs
@@ -52,13 +55,14 @@ class CIFAR100(PretrainCIFAR100):
             download failed.
     """
 
-    @check_arguments(split=one_of(*PER_CLASS))
+    @check_arguments(split=one_of(*PER_CLASS), label_noise=FRACTION)
     def __init__(
         self,
         data_root: str = '',
         split: str = 'train',
         num_per_class: Optional[int] = None,
         skip_per_class: int = 0,
+        label_noise: float = 0.0,
         batches_on: Optional[str] = None,
         **kwargs: Any,
     ) -> None:
@@ -77,6 +81,7 @@ class CIFAR100(PretrainCIFAR100):
             )
         self.first_per_class = skip_per_class
         self.end_per_class = skip_per_class + (num_per_class or left)
+        self.label_noise = label_noise
         self.batches_on = batches_on
         self._batches: Optional[DeviceBatches] = None
         super().__init__(data_root=data_root, split=split, **kwargs)
@@ -127,7 +132,17 @@ class CIFAR100(PretrainCIFAR100):
             if self.first_per_class <= seen[label] < self.end_per_class:
                 data_list.append({'img': image, 'gt_label': int(label)})
             seen[label] += 1
+        self._add_label_noise(data_list)
         return data_list
+
+    def _add_label_noise(self, data_list: List[dict]) -> None:
+        """Replace labels by others, of a fixed choice of images."""
+        rng = np.random.default_rng(0)
+        number = round(self.label_noise * len(data_list))
+        for index in rng.permutation(len(data_list))[:number]:
+            item = data_list[index]
+            other = item['gt_label'] + int(rng.integers(1, NUM_CLASSES))
+            item['gt_label'] = other % NUM_CLASSES
 
     def _download(self, folder: str) -> None:
         try:

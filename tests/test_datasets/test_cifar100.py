@@ -90,6 +90,24 @@ def test_num_per_class_is_balanced(tmp_path, complete_test_split):
     assert counts.tolist() == [3] * 100
 
 
+def test_label_noise_replaces_a_fraction_by_any_other_class(
+    tmp_path, complete_test_split
+):
+    write_split(tmp_path / 'cifar-100-python/test', complete_test_split)
+    settings = dict(data_root=str(tmp_path), split='test', download=False)
+    clean = np.array(CIFAR100(**settings).get_gt_labels())
+    noisy, again = (
+        np.array(CIFAR100(label_noise=0.4, **settings).get_gt_labels())
+        for _ in range(2)
+    )
+    assert (noisy == again).all()
+    assert (noisy != clean).sum() == 4000
+    shifts = np.bincount((noisy - clean) % 100, minlength=100)[1:]
+    # 40 are expected of each: five standard deviations to either side.
+    assert shifts.min() >= 10
+    assert shifts.max() <= 72
+
+
 @pytest.mark.parametrize(
     ('labels', 'message'),
     [

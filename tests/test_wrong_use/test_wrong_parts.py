@@ -135,6 +135,7 @@ CASES = [
     ('DigitScenesDet', 'scene', dict(num_digits=(3, 1)), 'fewest, most'),
     ('CIFAR100', 'split', 'validation', r"one of \('train', 'test'\)"),
     ('CIFAR100', 'num_per_class', 0, r'must lie in \[1, 500\]'),
+    ('CIFAR100', 'label_noise', 1.2, r'must be within \[0, 1\], got 1.2'),
     ('CamVid', 'split', 'dev', 'split of CamVid must be one of'),
     ('CamVid', 'data_root', None, 'data_root of CamVid must be a text'),
     ('PairDataset', 'partner', 'same_clas', 'Did you mean same_class'),
