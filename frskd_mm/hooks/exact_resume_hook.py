@@ -112,9 +112,15 @@ class ExactResumeHook(Hook):
         is_lazy = getattr(iterator, '_iterator', None) is None
         self._position = follow(loop.dataloader) if is_lazy else Position()
         states = self._saved.get('states', [])
-        if runner.iter == 0 or get_rank() >= len(states):
+        if runner.iter == 0 or not states:
             return
-        own = states[get_rank()]
+        # A process that was not there before has no random states to go on with, but
+        # takes part in all that the others do.
+        own = (
+            states[get_rank()]
+            if get_rank() < len(states)
+            else dict(states[0], now=None, made=None, workers={})
+        )
         same = own['num_workers'] == loop.dataloader.num_workers
         workers = own['workers'] if same else {}
         start = Start(own['batches'], own['made'], own['now'], workers)
@@ -156,10 +162,14 @@ class ExactResumeHook(Hook):
         if done > 0:
             loop.run_epoch = partial(self._end_epoch, runner, loop, start, done)
             return
+        self._go_on_after_an_epoch(loop, start)
+        self._validate_if_due(runner, loop.epoch, loop.max_epochs)
+
+    @staticmethod
+    def _go_on_after_an_epoch(loop: EpochBasedTrainLoop, start: Start) -> None:
         set_random_state(start.now)
         if loop.dataloader.persistent_workers:
             loop.dataloader.position.start = Start(0, None, None, start.workers)
-        self._validate_if_due(runner, loop.epoch, loop.max_epochs)
 
     def _validate_if_due(self, runner: Runner, done: int, last: int) -> None:
         """Do what MMEngine's loop does after an epoch or iteration."""
@@ -174,9 +184,8 @@ class ExactResumeHook(Hook):
             )
             runner.val_loop.run()
 
-    @staticmethod
     def _end_epoch(
-        runner: Runner, loop: EpochBasedTrainLoop, start: Start, done: int
+        self, runner: Runner, loop: EpochBasedTrainLoop, start: Start, done: int
     ) -> None:
         """Run what is left of an epoch, in the place of ``run_epoch``."""
         del loop.run_epoch
@@ -187,7 +196,7 @@ class ExactResumeHook(Hook):
             for index, batch in enumerate(loop.dataloader, done):
                 loop.run_iter(index, batch)
         else:
-            set_random_state(start.now)
+            self._go_on_after_an_epoch(loop, start)
         runner.call_hook('after_train_epoch')
         loop._epoch += 1
 

@@ -87,13 +87,17 @@ class _FollowedLoader(DataLoader):
             position.workers = dict(start.workers)
         with self._beginning_at(start):
             batches = super().__iter__()
-        set_random_state(start.now)
+        # Workers that stay draw their seeds once: nothing was drawn at this place.
+        stayed = start.workers and not start.batches
+        set_random_state(position.made if stayed else start.now)
         return self._followed(batches)
 
     def _followed(self, batches: Iterator[Any]) -> Iterator[Any]:
         position = self.position
         for batch in batches:
             if isinstance(batch, _Stamped):
+                if batch.is_empty:
+                    continue
                 position.workers[position.batches % self.num_workers] = batch.state
                 batch = batch.batch
             position.batches += 1
@@ -106,8 +110,8 @@ class _FollowedLoader(DataLoader):
         self._skipped = start.batches
         if self.num_workers > 0:
             self.collate_fn = _StampingCollate(collate)
-        if start.workers or start.batches:
-            self.worker_init_fn = _GoingOn(init, start, self.num_workers)
+        if start.workers:
+            self.worker_init_fn = _GoingOn(init, start.workers)
         try:
             yield
         finally:
@@ -118,18 +122,26 @@ class _FollowedLoader(DataLoader):
     def _index_sampler(self) -> Any:
         sampler = super()._index_sampler
         skipped = getattr(self, '_skipped', 0)
-        return _Skipping(sampler, skipped) if skipped else sampler
+        if not skipped:
+            return sampler
+        # Empty batches, which are dropped again: the turn is the same worker's.
+        empty = skipped % self.num_workers if self.num_workers else 0
+        return _Skipping(sampler, skipped, empty)
 
 
 class _Skipping:
-    """A sampler without its first elements; as long as the whole one."""
+    """A sampler, once with some empty batches in place of its first ones."""
 
-    def __init__(self, sampler: Any, skipped: int) -> None:
-        self.sampler, self.skipped = sampler, skipped
+    def __init__(self, sampler: Any, skipped: int, empty: int) -> None:
+        self.sampler, self.skipped, self.empty = sampler, skipped, empty
 
     def __iter__(self) -> Iterator[Any]:
         # Nothing happens before the first one is asked for: PyTorch begins twice.
-        yield from islice(self.sampler, self.skipped, None)
+        # Persistent workers keep this sampler for the epochs that follow.
+        skipped, self.skipped = self.skipped, 0
+        empty, self.empty = self.empty, 0
+        yield from ([] for _ in range(empty))
+        yield from islice(self.sampler, skipped, None)
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -138,11 +150,11 @@ class _Skipping:
 class _Stamped:
     """A batch with the random state of the worker that made it."""
 
-    def __init__(self, batch: Any, state: RandomState) -> None:
-        self.batch, self.state = batch, state
+    def __init__(self, batch: Any, state: RandomState, is_empty: bool = False) -> None:
+        self.batch, self.state, self.is_empty = batch, state, is_empty
 
     def pin_memory(self) -> '_Stamped':
-        return _Stamped(pin_memory(self.batch), self.state)
+        return _Stamped(pin_memory(self.batch), self.state, self.is_empty)
 
 
 class _StampingCollate:
@@ -150,18 +162,20 @@ class _StampingCollate:
         self.collate = collate
 
     def __call__(self, samples: Any) -> _Stamped:
-        return _Stamped(self.collate(samples), random_state())
+        is_empty = not samples
+        batch = None if is_empty else self.collate(samples)
+        return _Stamped(batch, random_state(), is_empty)
 
 
 class _GoingOn:
-    """Let a new worker go on as the one whose turn it is."""
+    """Let a new worker go on as the one that had its turns."""
 
-    def __init__(self, init: Optional[Callable], start: Start, workers: int) -> None:
-        self.init, self.start, self.workers = init, start, workers
+    def __init__(
+        self, init: Optional[Callable], states: Dict[int, RandomState]
+    ) -> None:
+        self.init, self.states = init, states
 
     def __call__(self, worker_id: int) -> None:
-        turn = (self.start.batches + worker_id) % self.workers
         if self.init is not None:
-            self.init(turn)
-        if turn in self.start.workers:
-            set_random_state(self.start.workers[turn])
+            self.init(worker_id)
+        set_random_state(self.states.get(worker_id))

@@ -32,6 +32,9 @@ OPTIONS = {
     'train_dataloader.dataset.pipeline.0.padding': 0,
     'optim_wrapper.optimizer.lr': 0.02,
     'param_scheduler.end': EPOCHS,  # also of runs that stop before
+    # A resumed run begins with the validation of the epoch that it goes on after.
+    'train_cfg.val_interval': 1,
+    'val_dataloader.dataset.num_per_class': 2,
     'default_hooks.checkpoint.interval': 1,
     'default_hooks.logger.interval': 1,
     'log_processor.window_size': 1,
@@ -43,7 +46,7 @@ def train_on_one(work_dir, epochs, resume=None, given=None):
     """Train in this process, with the joined batch; ``given`` are config values."""
     cfg = load_config(str(REPO / CONFIG), _options(epochs, 2 * BATCH, given))
     cfg.experiment_name = f'{work_dir.name}-{epochs}'
-    configure_run(cfg, work_dir=str(work_dir), resume=resume, validate=False)
+    configure_run(cfg, work_dir=str(work_dir), resume=resume)
     with default_dtype(torch.float64):
         build_runner(cfg).train()
 
@@ -53,7 +56,7 @@ def train_on_two(work_dir, epochs, *arguments, given=None):
     options = _options(epochs, BATCH, given)
     command = ['torch.distributed.run', '--standalone', '--nproc_per_node=2']
     command += [str(Path(__file__).with_name('in_float64.py'))]
-    command += ['tools/train.py', CONFIG, '--launcher=pytorch', '--no-validate']
+    command += ['tools/train.py', CONFIG, '--launcher=pytorch']
     command += ['--work-dir', str(work_dir), *arguments, '--cfg-options']
     done = subprocess.run(
         [sys.executable, '-m', *command, *(f'{k}={v}' for k, v in options.items())],
@@ -86,7 +89,8 @@ def curve_of(work_dir):
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in path.read_text().splitlines():
             logged = json.loads(line)
-            steps[logged['step']] = logged
+            if 'lr' in logged:  # no validation's
+                steps[logged['step']] = logged
     return [steps[step] for step in sorted(steps)]
 
 

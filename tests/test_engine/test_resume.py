@@ -51,11 +51,12 @@ def resume_from(name, whole, folder, options):
             {
                 **ITERATIONS,
                 **NO_SEEDS,
+                'default_hooks.checkpoint.interval': 1,
                 'train_dataloader.num_workers': 2,
                 'train_dataloader.persistent_workers': True,
             },
             10,
-            (6,),
+            (3, 5, 6),  # another epoch follows the first two, with the same iterator
         ),
         pytest.param(
             {**ITERATIONS, 'default_hooks.checkpoint.interval': 5},
@@ -118,8 +119,17 @@ def test_runs_by_iterations_end_with_the_same_weights(tmp_path, options, last, b
         assert_equal_states(state(folder, final), expected)
 
 
-def test_runs_by_epochs_without_seeds_for_each_end_with_the_same_weights(tmp_path):
-    options = {**DROPOUT, **NO_SEEDS, 'train_cfg.val_interval': 1}
+@pytest.mark.parametrize('workers', [0, 2])
+def test_runs_by_epochs_without_seeds_for_each_end_with_the_same_weights(
+    tmp_path, workers
+):
+    options = {
+        **DROPOUT,
+        **NO_SEEDS,
+        'train_cfg.val_interval': 1,
+        'train_dataloader.num_workers': workers,
+        'train_dataloader.persistent_workers': workers > 0,
+    }
     run(tmp_path / 'whole', options)
     resume_from('epoch_1.pth', tmp_path / 'whole', tmp_path / 'from_1', options)
     assert_equal_states(
