@@ -27,7 +27,8 @@ class DigitScenesDet(BaseDetDataset):
             each pair drawn from different handwritten digits. Defaults to 'train'.
         num_scenes (int): Number of scenes. Defaults to 500.
         scene (dict, optional): Settings of :class:`DigitScenes`.
-        **kwargs: Other arguments of mmdet's ``BaseDetDataset``.
+        **kwargs: Other arguments of mmdet's ``BaseDetDataset``. Of the digits, those in
+            the ``classes`` of ``metainfo`` are annotated; all are drawn.
     """
 
     METAINFO = {'classes': CLASSES, 'palette': PALETTE}
@@ -59,22 +60,23 @@ class DigitScenesDet(BaseDetDataset):
                 img_id=index,
                 height=scene.img.shape[0],
                 width=scene.img.shape[1],
-                instances=_instances(scene),
+                instances=self._instances(scene),
             )
             for index, scene in enumerate(map(self.scenes.draw, range(self.num_scenes)))
         ]
 
-
-def _instances(scene: DigitScene) -> List[dict]:
-    return [
-        dict(
-            bbox=box.tolist(),
-            bbox_label=int(label),
-            ignore_flag=0,
-            mask=_run_length_code(mask),
-        )
-        for label, box, mask in zip(scene.labels, scene.boxes, scene.masks)
-    ]
+    def _instances(self, scene: DigitScene) -> List[dict]:
+        labels = {name: label for label, name in enumerate(self.metainfo['classes'])}
+        return [
+            dict(
+                bbox=box.tolist(),
+                bbox_label=labels[CLASSES[digit]],
+                ignore_flag=0,
+                mask=_run_length_code(mask),
+            )
+            for digit, box, mask in zip(scene.labels, scene.boxes, scene.masks)
+            if CLASSES[digit] in labels
+        ]
 
 
 def _run_length_code(mask: np.ndarray) -> dict:

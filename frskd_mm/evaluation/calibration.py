@@ -1,5 +1,7 @@
 """How far a classifier's confidence can be trusted."""
 
+import os
+import os.path as osp
 from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -98,6 +100,7 @@ class Calibration(BaseMetric):
         *numbers, predicted = np.array(results).T
         predictions = Predictions(*numbers)
         if self.out_file is not None:
+            os.makedirs(osp.dirname(osp.abspath(self.out_file)), exist_ok=True)
             np.savez(
                 self.out_file, predicted=predicted.astype(int), **predictions._asdict()
             )

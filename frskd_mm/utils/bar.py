@@ -73,10 +73,14 @@ class Bar:
 
     def __exit__(self, *args: Any) -> None:
         """Take the bar away and give the streams back."""
+        halves = []
         for owner, name, stream in reversed(self._streams):
+            halves.append((stream, getattr(owner, name).waiting))
             setattr(owner, name, stream)
         self._streams.clear()
         self.progress.stop()
+        for stream, half_a_line in halves:
+            stream.write(half_a_line)
 
     def catch_logger(self, logger: logging.Logger) -> None:
         """Let what a logger prints appear above the bar; its files stay."""

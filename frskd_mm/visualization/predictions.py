@@ -57,8 +57,6 @@ def draw_prediction(
 
 def _enlarged(sample: Any, times: int) -> Any:
     sample = deepcopy(sample)
-    if times == 1:
-        return sample
     for name in ('pred_sem_seg', 'gt_sem_seg'):
         if name in sample:
             field = sample.get(name)
@@ -72,6 +70,8 @@ def _enlarged(sample: Any, times: int) -> Any:
             boxes = _boxes(field.bboxes)
             # What follows the first four is the angle of a rotated box.
             field.bboxes = torch.cat([boxes[:, :4] * times, boxes[:, 4:]], dim=1)
+            if times == 1:
+                continue
             masks = field.pop('masks', None)
             if isinstance(masks, torch.Tensor):
                 large = masks.repeat_interleave(times, -1)

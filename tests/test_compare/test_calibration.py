@@ -60,7 +60,7 @@ def aurc_reference(scores, labels):
 )
 def test_parity_with_the_definitions(number, classes, num_bins, tmp_path):
     scores, labels = samples(number, classes, seed=number)
-    path = tmp_path / 'predictions.npz'
+    path = tmp_path / 'new/predictions.npz'
     metric = METRICS.build(
         dict(type='frskd_mm.Calibration', num_bins=num_bins, out_file=str(path))
     )

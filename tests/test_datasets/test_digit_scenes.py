@@ -271,3 +271,18 @@ def test_training_lowers_the_loss(name, repo, tmp_path):
         losses.append(loss.item())
     assert torch.isfinite(torch.tensor(losses)).all()
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_only_the_classes_of_metainfo_are_annotated():
+    cfg = dict(type='frskd_mm.DigitScenesDet', num_scenes=20)
+    whole = DATASETS.build(cfg)
+    part = DATASETS.build(dict(metainfo=dict(classes=('7', '3')), **cfg))
+    kept = {7: 0, 3: 1}
+    for index in range(20):
+        expected = [
+            {**each, 'bbox_label': kept[each['bbox_label']]}
+            for each in whole.get_data_info(index)['instances']
+            if each['bbox_label'] in kept
+        ]
+        assert part.get_data_info(index)['instances'] == expected
+    assert any(part.get_data_info(index)['instances'] for index in range(20))

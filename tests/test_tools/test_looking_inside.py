@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import TRANSFORMS, DefaultScope
 from mmengine.runner import save_checkpoint
 from small_runs import DROPOUT, forget_the_last_run, run
 
@@ -18,10 +18,15 @@ from frskd_mm.commands.main import main
 from frskd_mm.engine import export_student, load_config
 from frskd_mm.engine.predict import Predictor, as_record, find_images
 from frskd_mm.hooks import InsideHook
+from frskd_mm.registry import DATASETS
 from frskd_mm.utils.model import build_model
 from frskd_mm.visualization.images import pixels
 from frskd_mm.visualization.inside import look_inside, readable_levels
-from frskd_mm.visualization.predictions import draw_disagreement, unmatched
+from frskd_mm.visualization.predictions import (
+    draw_disagreement,
+    draw_prediction,
+    unmatched,
+)
 
 CONFIGS = {
     'cls': 'frskd_mm::digits/frskd_wrn10-1_digits.py',
@@ -247,8 +252,11 @@ def test_visualize_chosen_and_own_images(task, made, tmp_path, monkeypatch, caps
         given = ['visualize', CONFIGS[task], made / f'{task}.pth', *chosen]
         code, out, err = call(monkeypatch, capsys, *given, *options(task), '--out', 'o')
         assert code == 0, err
-        for line in out.split():
-            assert len(np.unique(cv2.imread(line).reshape(-1, 3), axis=0)) > 500
+        # Host libraries print remarks of their own when they are imported.
+        written = [line for line in out.splitlines() if line.endswith('.png')]
+        assert len(written) == len(chosen) - ('--indices' in chosen)
+        for path in written:
+            assert len(np.unique(cv2.imread(path).reshape(-1, 3), axis=0)) > 500
     names = sorted(path.name for path in Path('o').iterdir())
     assert names == ['a.png', 'test_0.png', 'test_2.png']
 
@@ -298,6 +306,24 @@ def test_boxes_are_matched_by_place_and_class():
     assert unmatched(own, other) == [1, 2]
     assert unmatched(own, other[:0]) == [0, 1, 2]
     assert unmatched(other[:0], own) == []
+
+
+@pytest.mark.parametrize('side', [96, 300])
+def test_the_truth_is_drawn_on_images_of_any_size(side):
+    values = {'test_dataloader.dataset.scene.size': side, **FEW['det']}
+    cfg = load_config(CONFIGS['det'], values)
+    cfg.test_dataloader.dataset.pipeline[1].scale = (side, side)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    model = build_model(cfg)
+    model.dataset_meta = dataset.metainfo
+    packed = dataset[0]
+    image = packed['inputs'].permute(1, 2, 0).numpy()
+    drawn = draw_prediction(model, image, packed['data_samples'], truth=True)
+    times = drawn.shape[0] // side
+    plain = np.repeat(np.repeat(image, times, axis=0), times, axis=1)
+    x1, y1, x2, y2 = packed['data_samples'].gt_instances.bboxes.tensor[0].int().tolist()
+    assert (drawn != plain)[y1 * times : y2 * times, x1 * times : x2 * times].any()
 
 
 def test_coarse_levels_are_left_out():

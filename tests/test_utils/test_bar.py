@@ -48,9 +48,11 @@ def test_lines_are_printed_above_the_bar_as_they_are(monkeypatch):
             logger.info(long)
             print('half a ', end='')
             print('line')
+        print('the end without a line', end='')
     printed = plain(file.getvalue())
     assert sum(line.endswith(long) for line in printed) == 3
     assert printed.count('half a line') == 3
+    assert printed[-1] == 'the end without a line'
     drawn = [line for line in printed if ' of 4 steps' in line]
     assert re.match(r'3 of 4 steps .* left  epoch 2', drawn[-1])
     assert not any(long in line for line in drawn)

@@ -73,6 +73,7 @@ CASES = [
     ('WideResNet', 'out_indices', 2, 'a list of whole numbers, got 2'),
     ('WideResNet', 'out_indices', (3,), r'taken from \(0, 1, 2\)'),
     ('EfficientNetFeatures', 'out_indices', (), 'a list of 1 or more'),
+    ('EfficientNetFeatures', 'frozen_stages', 7, 'keeps 6 stages.*frozen_stages=7'),
     (
         'EfficientNetFeatures',
         'out_indices',

@@ -30,11 +30,18 @@ def efficientnet_features(
 
     Raises:
         ImportError: If mmpretrain is not installed.
+        ValueError: If more stages are frozen than are kept.
     """
     if not has_host('mmpretrain'):
         raise missing_host('mmpretrain', 'frskd_mm.EfficientNetFeatures')
     from mmpretrain.models import EfficientNet
 
     backbone = EfficientNet(arch=arch, out_indices=tuple(out_indices), **kwargs)
-    del backbone.layers[max(out_indices) + 1 :]
+    kept = max(out_indices) + 1
+    if backbone.frozen_stages > kept:
+        raise ValueError(
+            f'EfficientNetFeatures keeps {kept} stages, up to the last of out_indices='
+            f'{tuple(out_indices)}, got frozen_stages={backbone.frozen_stages}.'
+        )
+    del backbone.layers[kept:]
     return backbone

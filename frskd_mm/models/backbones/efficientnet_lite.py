@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Dict, List, Optional, Sequence, Tuple, cast
+from typing import Any, Dict, List, Sequence, Tuple, Union, cast
 
 import torch
 from mmengine.model import BaseModule
@@ -73,7 +73,9 @@ class EfficientNetLite(BaseModule):
             at 8, five at 16. Defaults to -1.
         norm_eval (bool): Every batch norm keeps the statistics that it has, as is
             usual for small batches. Defaults to False.
-        init_cfg (dict, optional): As of any module of MMEngine.
+        init_cfg (dict | list[dict], optional): As of any module of MMEngine. With
+            'Pretrained', a checkpoint of your own, the weights of ImageNet are not
+            loaded.
 
     Raises:
         ImportError: If timm is not installed.
@@ -90,7 +92,7 @@ class EfficientNetLite(BaseModule):
         pretrained: bool = True,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        init_cfg: Optional[dict] = None,
+        init_cfg: Union[dict, List[dict], None] = None,
     ) -> None:
         super().__init__(init_cfg)
         require_packages('frskd_mm.EfficientNetLite', timm='timm')
@@ -141,8 +143,15 @@ class EfficientNetLite(BaseModule):
     def init_weights(self) -> None:
         """Initialise, then load the weights of ImageNet if they are wanted."""
         super().init_weights()
-        if self.pretrained:
+        if self.pretrained and not self._has_own_weights():
             self.load_imagenet_weights()
+
+    def _has_own_weights(self) -> bool:
+        given = self.init_cfg or []
+        return any(
+            cfg['type'] in ('Pretrained', 'PretrainedInit')
+            for cfg in (given if isinstance(given, list) else [given])
+        )
 
     def load_imagenet_weights(self) -> None:
         """Load the package's weights; every tensor of the model gets a value.

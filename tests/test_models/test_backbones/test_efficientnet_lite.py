@@ -107,6 +107,20 @@ def test_without_pretraining_no_weights_are_read(monkeypatch):
     EfficientNetLite(pretrained=False).init_weights()
 
 
+def test_a_checkpoint_of_ones_own_is_not_overwritten(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        'frskd_mm.models.backbones.efficientnet_lite.read_weights', pytest.fail
+    )
+    mine = EfficientNetLite(pretrained=False)
+    torch.save(mine.state_dict(), tmp_path / 'mine.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'mine.pth'))
+    for given in (init_cfg, [init_cfg]):
+        backbone = EfficientNetLite(init_cfg=given)
+        backbone.init_weights()
+        for name, weight in mine.state_dict().items():
+            torch.testing.assert_close(backbone.state_dict()[name], weight)
+
+
 @pytest.mark.parametrize('frozen', [-1, 0, 2])
 def test_frozen_stages_get_no_gradients_and_keep_their_statistics(frozen):
     backbone = EfficientNetLite(pretrained=False, frozen_stages=frozen)
