@@ -330,6 +330,13 @@ def test_plain_student_comes_first_and_once(read):
     assert {arm.baseline for arm in arms} == {'wrn10-1_digits'}
     assert [arm.has_method for arm in arms] == [False, True, True]
 
+    # Settings of the methods, as --cfg-options gives them, are not the plain one's.
+    (plain, frskd) = plan_arms(
+        [read(PLAIN, {'model.distiller.neck.width': 1})], methods=['frskd']
+    )
+    assert 'distiller' not in plain.cfg.model
+    assert frskd.cfg.model.distiller.neck.width == 1
+
 
 def test_student_of_two_configs_is_there_once(read):
     other = read(FRSKD, {'model.distiller.neck.width': 1})

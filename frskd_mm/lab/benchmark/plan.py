@@ -81,6 +81,9 @@ def plan_arms(
         else:
             plain, plain_name = cfg, name
             wrapped = [wrap(cfg, method) for method in methods]
+            if methods and 'distiller' in cfg.model:  # settings for the methods
+                plain = deepcopy(cfg)
+                del plain.model['distiller']
             distilled = {_name(own): own for own in wrapped if own is not cfg}
         num_classes = find_num_classes(plain.model)
         same = [arm.name for arm in arms if arm.cfg and _same_recipe(arm.cfg, plain)]
