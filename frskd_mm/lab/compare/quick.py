@@ -26,7 +26,7 @@ TRIAL = 'trial.py'
 METHODS = {
     'cls': ('label-smoothing', 'frskd-f-attached'),
     'seg': ('frskd-attached',),
-    'det': ('frskd-attached',),
+    'det': ('frskd-residual',),
 }
 #: The rival of every method: the plain student for about as long in all.
 EQUAL_TIME = f'{PLAIN}{MARK}1.5'
@@ -54,9 +54,8 @@ def plan_quick(
     Args:
         config: Config of the plain student.
         out: The trial's folder; gets the shortened config.
-        methods: Names or files as of :func:`plan_grid`; by default FRSKD in its
-            attached form, for classifiers with soft labels alone, and label
-            smoothing.
+        methods: Names or files as of :func:`plan_grid`; by default those that did
+            best, or harmed least, of the task's: see :data:`METHODS`.
         seeds: Seeds; each method is trained once with each.
         part: Fraction of the schedule, over 0 and at most 1.
         options: Values that replace the config's, by dotted key.
