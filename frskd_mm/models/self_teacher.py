@@ -9,7 +9,7 @@ from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
-from frskd_mm.utils.model import class_of
+from frskd_mm.utils.model import class_of, count_parameters
 from frskd_mm.utils.preactivation import PreactRecorder
 
 from .necks.refining import RefiningNeck, learn_neck
@@ -20,6 +20,8 @@ from .tasks.levels import Levels, StageNames
 
 #: Parts of a twin that are never the student's.
 OWN_PARTS = ('backbone', 'data_preprocessor')
+#: How many times as large as its student a self-teacher is for a remark.
+LARGE = 2
 #: What is said of a part that the twin does not have.
 LEFT_OUT = 'left out'
 
@@ -110,6 +112,7 @@ class SelfTeacher(BaseModule):
                 shapes,
                 input_size or task.input_size,
                 changes,
+                self._size(student, neck.get('width')),
             ),
             logger='current',
         )
@@ -173,6 +176,7 @@ class SelfTeacher(BaseModule):
         shapes: Sequence[Tuple[int, ...]],
         image_size: Tuple[int, int],
         changes: Sequence[str],
+        size: str,
     ) -> str:
         """Say what was inferred."""
         height, width = image_size
@@ -187,7 +191,18 @@ class SelfTeacher(BaseModule):
         lines += [f'  {line}' for line in self.levels.describe()]
         lines += ['  of the twin otherwise than of the student:']
         lines += [f'    {change}' for change in changes or ['nothing']]
+        lines += [f'  {size}']
         return '\n'.join(lines)
+
+    def _size(self, student: BaseModel, width: Optional[float]) -> str:
+        """Say how large it is, and what makes it smaller if that is much."""
+        own, of_student = count_parameters(self), count_parameters(student)
+        size = (
+            f'parameters: {own / 1e6:.2f} M; of the student: {of_student / 1e6:.2f} M'
+        )
+        if width is not None and own > LARGE * of_student:
+            size += f'; a smaller neck.width of the distiller than {width:g} saves most'
+        return size
 
     @staticmethod
     def _check_channels(neck: dict, inferred: List[int], source: str) -> List[int]:

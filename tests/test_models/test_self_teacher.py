@@ -85,20 +85,40 @@ def test_twin_settings_are_merged():
     assert self_teacher.twin.head.fc.weight.shape == (10, 128)
 
 
-def test_what_was_inferred_is_printed(caplog):
+@pytest.fixture
+def printed(caplog):
     logger = MMLogger.get_instance('self_teacher', log_level='INFO')
     logger.addHandler(caplog.handler)
     caplog.set_level(logging.INFO, logger='self_teacher')
-    build(toy_student_cfg())
+    yield lambda: [' '.join(line.split()) for line in caplog.text.splitlines()]
     logger.removeHandler(caplog.handler)
-    assert 'inferred with an image of 64x64' in caplog.text
-    lines = [' '.join(line.split()) for line in caplog.text.splitlines()]
+
+
+def test_what_was_inferred_is_printed(printed):
+    build(toy_student_cfg())
+    lines = printed()
+    assert any('inferred with an image of 64x64' in line for line in lines)
     assert 'backbone (ResNet_CIFAR) -> BiFPNc -> twin' in lines
     for level, channels in enumerate((8, 16, 32, 64)):
         stride = 2**level
         shape = f'({channels}, {64 // stride}, {64 // stride})'
         assert f'{level} {stride} {shape} {2 * channels}' in lines
     assert 'head.in_channels: 64 -> 128' in lines
+
+
+@pytest.mark.parametrize(
+    ('width', 'advice'),
+    [(1, ''), (8, '; a smaller neck.width of the distiller than 8 saves most')],
+)
+def test_its_size_is_printed(width, advice, printed):
+    neck = dict(type='frskd_mm.BiFPNc', width=width)
+    self_teacher = build(toy_student_cfg(), neck=neck).distiller.self_teacher
+    own, of_student = (
+        sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        for model in (self_teacher, MODELS.build(toy_student_cfg()))
+    )
+    size = f'parameters: {own:.2f} M; of the student: {of_student:.2f} M'
+    assert size + advice in printed()
 
 
 def test_dry_forward_leaves_the_student_as_it_was():
