@@ -39,6 +39,8 @@ STAND_INS = {
     'CONFIG': 'configs/digits/wrn10-1_digits.py',
     'UPSTREAM': 'configs/digits/wrn10-1_digits.py',
     'my_config.py': 'configs/digits/wrn10-1_digits.py',
+    'my_classifier.py': 'configs/digits/wrn10-1_digits.py',
+    'my_segmentor.py': 'configs/digits/fcn_r18-c16_digit-scenes.py',
     'NAME': 'frskd',
     'METHOD': 'frskd',
     'CHECKPOINT': 'work_dirs/frskd_resnet18_cifar100/epoch_200.pth',

@@ -16,9 +16,9 @@ from frskd_mm.utils.model import build_model
 
 REPO = Path(__file__).resolve().parents[1]
 README = (REPO / 'configs/README.md').read_text().split('## Everything else')[1]
-(TEACHER,) = re.findall(r'`TEACHER = (.+?)`', README, re.DOTALL)
+(TEACHER,) = re.findall(r'^TEACHER="(.+?)"', README, re.DOTALL | re.MULTILINE)
 COMMANDS = [
-    command.replace('TEACHER', TEACHER)
+    command.replace('$TEACHER', TEACHER)
     for command in re.findall(r'^\|.*\| `(\S+ --method .*)` \|$', README, re.MULTILINE)
 ]
 RESNET, WRN = (
