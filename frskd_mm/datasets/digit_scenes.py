@@ -5,9 +5,9 @@ from typing import List, NamedTuple, Optional, Tuple
 import cv2
 import numpy as np
 
-from frskd_mm.utils.arguments import at_least, check_arguments, one_of
+from frskd_mm.utils.arguments import FRACTION, at_least, check_arguments, one_of
 
-from .bundled_digits import SPLITS, read_digits
+from .bundled_digits import CLASSES, SPLITS, read_digits
 
 #: Label of pixels that no class may claim, as in the host libraries.
 IGNORE_INDEX = 255
@@ -69,6 +69,9 @@ class DigitScenes:
         seed (int): Defaults to 0.
         ignore_edges (bool): Whether blurred edges belong to no class; otherwise
             they stay what is behind them. Defaults to True.
+        label_noise (float): Probability that a digit is annotated as another one,
+            each as likely, for experiments on wrong annotations. It changes no
+            picture. Defaults to 0.
 
     Raises:
         ImportError: If scikit-learn is not installed.
@@ -82,6 +85,7 @@ class DigitScenes:
         clutter=at_least(0),
         noise=at_least(0),
         seed=at_least(0),
+        label_noise=FRACTION,
     )
     def __init__(
         self,
@@ -93,6 +97,7 @@ class DigitScenes:
         noise: float = 12.0,
         seed: int = 0,
         ignore_edges: bool = True,
+        label_noise: float = 0.0,
     ) -> None:
         if num_digits[0] > num_digits[1]:
             raise ValueError(
@@ -113,6 +118,7 @@ class DigitScenes:
         self.noise = noise
         self.seed = seed
         self.ignore_edges = ignore_edges
+        self.label_noise = label_noise
 
     def draw(self, index: int) -> DigitScene:
         """Draw the scene of an index.
@@ -120,7 +126,9 @@ class DigitScenes:
         Args:
             index: Any number >= 0.
         """
-        rng = np.random.default_rng((self.seed, list(SPLITS).index(self.split), index))
+        place = (self.seed, list(SPLITS).index(self.split), index)
+        rng = np.random.default_rng(place)
+        annotator = np.random.default_rng((*place, 1))  # leaves the picture's draws
         img = self._background(rng)
         for _ in range(rng.integers(self.clutter + 1)):
             self._draw_line(img, rng)
@@ -140,7 +148,7 @@ class DigitScenes:
             solid = ink >= SOLID_INK
             masks = [mask & ~solid for mask in masks] + [solid]
             areas.append(solid.sum())
-            labels.append(int(self.labels[source]))
+            labels.append(self._annotate(int(self.labels[source]), annotator))
             if self.ignore_edges:
                 seg_map[ink >= FAINT_INK] = IGNORE_INDEX
             seg_map[solid] = 1 + labels[-1]
@@ -153,6 +161,12 @@ class DigitScenes:
             boxes=np.array([box_of(mask) for mask in masks], np.float32).reshape(-1, 4),
             masks=np.array(masks, dtype=bool).reshape(-1, self.size, self.size),
         )
+
+    def _annotate(self, digit: int, rng: np.random.Generator) -> int:
+        """Return what a digit is said to be."""
+        if rng.random() >= self.label_noise:
+            return digit
+        return (digit + int(rng.integers(1, len(CLASSES)))) % len(CLASSES)
 
     def _background(self, rng: np.random.Generator) -> np.ndarray:
         """Return a gradient between two dark colours, (H, W, 3) float."""

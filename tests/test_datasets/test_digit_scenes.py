@@ -273,6 +273,21 @@ def test_training_lowers_the_loss(name, repo, tmp_path):
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_label_noise_changes_annotations_alone(scenes):
+    noisy = DigitScenes('train', num_digits=(2, 4), label_noise=0.4)
+    changed = total = 0
+    for index, scene in enumerate(scenes):
+        other = noisy.draw(index)
+        for name in ('img', 'boxes', 'masks'):
+            np.testing.assert_array_equal(getattr(other, name), getattr(scene, name))
+        for label, mask in zip(other.labels, other.masks):
+            assert {*other.seg_map[mask]} - {IGNORE_INDEX} == {label + 1}
+        changed += (other.labels != scene.labels).sum()
+        total += len(scene.labels)
+    # Three standard deviations to either side.
+    assert abs(changed / total - 0.4) < 3 * (0.24 / total) ** 0.5
+
+
 def test_only_the_classes_of_metainfo_are_annotated():
     cfg = dict(type='frskd_mm.DigitScenesDet', num_scenes=20)
     whole = DATASETS.build(cfg)
