@@ -23,13 +23,18 @@ def margin_of_norm(norm: Any) -> Tensor:
     -3 |s| where fewer than one value in 1,000 is negative.
 
     Args:
-        norm: A module with weight and bias, such as BN.
+        norm: A module with weight and bias, such as BN; or with neither, as IN by
+            default, which stands for 1 and 0.
 
     Returns:
         Tensor: (C, ).
     """
-    std = at_least_fp32(norm.weight.detach()).abs().clamp(min=1e-12)
-    mean = at_least_fp32(norm.bias.detach())
+    if norm.weight is None:
+        channels = getattr(norm, 'num_features', None) or norm.num_channels
+        std, mean = torch.ones(channels), torch.zeros(channels)
+    else:
+        std = at_least_fp32(norm.weight.detach()).abs().clamp(min=1e-12)
+        mean = at_least_fp32(norm.bias.detach())
     negative = 0.5 * (1 + torch.erf(-mean / std / math.sqrt(2)))
     density = torch.exp(-0.5 * (mean / std).square()) / math.sqrt(2 * math.pi)
     expected = mean - std * density / negative.clamp(min=1e-12)

@@ -114,6 +114,15 @@ def test_margin_without_negative_responses():
     assert abs(margin[1].item()) < 1e-6
 
 
+@pytest.mark.parametrize(
+    'norm', [nn.InstanceNorm2d(3), nn.GroupNorm(1, 3, affine=False)], ids=['IN', 'GN']
+)
+def test_a_norm_without_weights_has_the_margin_of_a_fresh_one(norm):
+    torch.testing.assert_close(
+        margin_of_norm(norm), margin_of_norm(nn.BatchNorm2d(3)), rtol=0, atol=0
+    )
+
+
 def test_margins_are_saved_and_do_not_follow_the_norms():
     norms = fresh_norms()
     loss = build(norms)
