@@ -119,11 +119,12 @@ class SafeCheckpointHook(CheckpointHook):
         finally:
             self.file_backend = backend
         kept = (self.last_ckpt, *self._best_paths())
-        own_folder = osp.dirname(self._path(0))
+        own_folder = osp.abspath(osp.dirname(self._path(0)))
         for method, path in removals:
             # The checkpoint that a run went on from names the best one by its path,
             # which may be another run's.
-            if path not in kept and osp.dirname(path) == own_folder:
+            is_own = osp.abspath(osp.dirname(path)) == own_folder
+            if path not in kept and is_own:
                 getattr(backend, method)(path)
 
     def _best_paths(self) -> List[Any]:

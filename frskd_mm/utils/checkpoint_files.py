@@ -8,6 +8,7 @@ import hashlib
 import os
 import os.path as osp
 import zipfile
+from contextlib import suppress
 from glob import escape, glob
 from struct import pack, unpack
 from typing import Any, BinaryIO, Iterator, List, NamedTuple, Optional, Sequence, Union
@@ -52,7 +53,8 @@ def write_whole(path: Union[str, 'os.PathLike[str]'], *parts: Any) -> None:
     if os.name == 'posix':  # the new name, too, is on the disk
         entry = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(entry)
+            with suppress(OSError):  # some network file systems have no such thing
+                os.fsync(entry)
         finally:
             os.close(entry)
 

@@ -361,12 +361,14 @@ def test_another_rule_is_refused(tmp_path):
         build_runner(config(tmp_path, dict(non_finite='ignore')))
 
 
+BEST = {
+    'default_hooks.checkpoint.save_best': 'accuracy/top1',
+    'train_cfg.val_interval': 1,
+}
+
+
 def test_nothing_is_removed_before_its_successor_is_written(tmp_path, monkeypatch):
-    options = {
-        'default_hooks.checkpoint.max_keep_ckpts': 1,
-        'default_hooks.checkpoint.save_best': 'accuracy/top1',
-        'train_cfg.val_interval': 1,
-    }
+    options = {'default_hooks.checkpoint.max_keep_ckpts': 1, **BEST}
     forget_the_last_run()
     runner = build_runner(config(tmp_path, options, PLAIN))
     original, present = Runner.save_checkpoint, []
@@ -391,26 +393,34 @@ def test_nothing_is_removed_before_its_successor_is_written(tmp_path, monkeypatc
     assert any(isinstance(hook, SafeCheckpointHook) for hook in runner.hooks)
 
 
+def go_on_from_the_first_epoch(folder, options, best):
+    """Resume from a checkpoint that names a best one which all that comes beats."""
+    path = folder / 'epoch_1.pth'
+    loaded = torch.load(path, weights_only=False)
+    loaded['message_hub']['runtime_info'].update(best_score=-1.0, best_ckpt=str(best))
+    save_checkpoint(loaded, str(path))
+    (folder / 'epoch_2.pth').unlink()
+    (folder / 'last_checkpoint').unlink()
+    forget_the_last_run()
+    cfg = config(folder, options, PLAIN)
+    train(configure_run(cfg, str(folder), resume=str(path)))
+
+
 def test_a_branch_of_another_run_removes_nothing_there(tmp_path):
-    options = {
-        'default_hooks.checkpoint.save_best': 'accuracy/top1',
-        'train_cfg.val_interval': 1,
-    }
     trunk, branch = tmp_path / 'trunk', tmp_path / 'branch'
-    run(trunk, options, path=PLAIN)
+    run(trunk, BEST, path=PLAIN)
     best = sorted(trunk.glob('best_*'))
     shutil.copytree(trunk, branch)
-    path = branch / 'epoch_1.pth'
-    loaded = torch.load(path, weights_only=False)
-    # Whatever comes next is better.
-    loaded['message_hub']['runtime_info'].update(
-        best_score=-1.0, best_ckpt=str(best[0])
-    )
-    save_checkpoint(loaded, str(path))
-    (branch / 'epoch_2.pth').unlink()
-    (branch / 'last_checkpoint').unlink()
-    forget_the_last_run()
-    cfg = config(branch, options, PLAIN)
-    train(configure_run(cfg, str(branch), resume=str(path)))
+    go_on_from_the_first_epoch(branch, BEST, best[0])
     assert sorted(trunk.glob('best_*')) == best
     assert list(branch.glob('best_*'))
+
+
+def test_the_best_one_is_replaced_however_its_folder_was_written(tmp_path, monkeypatch):
+    run(tmp_path / 'run', BEST, path=PLAIN)
+    (best,) = (tmp_path / 'run').glob('best_*')
+    old = best.rename(best.with_name('best_accuracy_top1_epoch_9.pth'))
+    monkeypatch.chdir(tmp_path)
+    go_on_from_the_first_epoch(tmp_path / 'run', BEST, old.relative_to(tmp_path))
+    (best,) = (tmp_path / 'run').glob('best_*')
+    assert best != old

@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import shutil
+import stat
 
 import pytest
 import torch
@@ -86,6 +87,19 @@ def test_a_write_that_fails_leaves_the_file_before(tmp_path, monkeypatch):
         write_whole(path, b'after')
     assert path.read_bytes() == b'before'
     assert os.listdir(tmp_path) == ['last_checkpoint']
+
+
+def test_a_folder_that_cannot_be_flushed_ends_nothing(tmp_path, monkeypatch):
+    flush = os.fsync
+
+    def of_files_alone(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, 'Invalid argument')
+        flush(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', of_files_alone)
+    write_whole(tmp_path / 'epoch_1.pth', b'content')
+    assert (tmp_path / 'epoch_1.pth').read_bytes() == b'content'
 
 
 def test_links_are_followed(tmp_path):
