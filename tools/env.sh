@@ -69,8 +69,14 @@ wanted_state() { # OPERATORS
     cat "$folder"/*.txt | cksum
 }
 
+# A venv whose making was stopped has no pip yet; one that was moved has a pip whose
+# interpreter is at the old place.
+is_whole() {
+    [ -x "$(sed -n '1s/^#!//p' "$venv/bin/pip" 2>/dev/null)" ]
+}
+
 is_made() { # OPERATORS
-    [ -x "$python" ] && [ "$(cat "$state" 2>/dev/null)" = "$(wanted_state "$1")" ]
+    [ -x "$python" ] && is_whole && [ "$(cat "$state" 2>/dev/null)" = "$(wanted_state "$1")" ]
 }
 
 make_venv() {
@@ -78,7 +84,8 @@ make_venv() {
         fail "$venv is not a Python environment." \
             'Move it away, or name another folder in FRSKD_VENV.'
     fi
-    [ "$(version_of "$python")" != "$(version_of "$interpreter")" ] || return 0
+    [ "$(version_of "$python")" != "$(version_of "$interpreter")" ] || ! is_whole ||
+        return 0
     say "Making $venv with Python $(version_of "$interpreter")"
     "$interpreter" -m venv --clear "$venv" >&2 ||
         fail "$interpreter could not make a virtual environment." \
@@ -97,13 +104,26 @@ install() { # WHAT PIP_ARGUMENTS ...
 
 has_gpu() { [ -e /dev/nvidia0 ] || [ -e /dev/dxg ] || [ "${FORCE_CUDA:-}" = 1 ]; }
 
+has_torch() { # PINS, of which a build may add to the version, as in 2.10.0+cpu
+    "$python" - "$@" 2>/dev/null <<'PYTHON'
+import sys
+from importlib.metadata import version
+
+import torch, torchvision
+
+for pin in sys.argv[1:]:
+    name, wanted = pin.split('==')
+    assert version(name).split('+')[0] == wanted
+PYTHON
+}
+
 # For Linux on Intel and AMD, PyPI's wheels of torch carry CUDA: 4 GB with what they
 # need. Those for the CPU alone are a twentieth of it, where an index has them.
 install_torch() {
     local pins index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
     pins=$(grep '^torch' "$folder/${prefix}build.txt")
     if [ "$(uname -sm)" = 'Linux x86_64' ] && ! has_gpu &&
-        ! "$python" -c 'import torch, torchvision' 2>/dev/null; then
+        ! has_torch $pins; then
         say 'No GPU was found: looking for torch without CUDA'
         if "$python" -m pip --disable-pip-version-check --retries 0 --timeout 20 \
             install --no-deps --extra-index-url "$index" $(sed 's/$/+cpu/' <<<"$pins") \
@@ -171,7 +191,7 @@ install_mmcv() {
     say "$reason." "Compiling mmcv's operators for the $kind, $MAX_JOBS file(s) at a" \
         'time. On 2 cores it takes about 14 minutes for the CPU, and longer for a GPU.' \
         "Started at $(date +%H:%M)."
-    compile_mmcv "${options[@]}"
+    compile_mmcv ${options[@]+"${options[@]}"} # bash 3 takes an empty list for unset
     if ! check_operators >/dev/null 2>&1 && ! grep -q 'Building wheel' "$log"; then
         say 'pip took up what it had built for another torch or without the operators.' \
             'Compiling anew.'

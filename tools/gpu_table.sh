@@ -47,6 +47,7 @@ fail() {
 }
 
 download_wheels() {
+    rm -f "$wheels"/*.whl # pip installs no two versions of one
     local of_torch='^(torch|torchvision|triton|nvidia-.*|cuda-.*)=='
     rm -rf "$wheels/.venv"
     "$python" -m venv "$wheels/.venv"
@@ -131,7 +132,7 @@ train() {
     [ "$device" = cpu ] || options+=(
         optim_wrapper.type=AmpOptimWrapper optim_wrapper.dtype=bfloat16
     )
-    local seeds=() config
+    local seeds=() config failed=''
     # A seed more for all rows before the next: what is there when the time is over
     # can be compared.
     for seed in ${SEEDS:-0 1 2}; do
@@ -143,10 +144,15 @@ train() {
                 "$venv/bin/python" tools/compare.py --methods "$methods" \
                     --config "$config" --seeds "${seeds[@]}" \
                     --jobs "${JOBS:-4}" --out "$out/$student-$recipe" \
-                    --cfg-options "${options[@]}" ${OPTIONS:-}
+                    --cfg-options "${options[@]}" ${OPTIONS:-} || {
+                    # Beyond 128 it was a signal, such as Ctrl+C.
+                    [ $? -le 128 ] || exit 130
+                    failed+=" $student-$recipe"
+                }
             done
         done
     done
+    [ -z "$failed" ] || fail "Some runs failed, see their reports in $out:$failed"
 }
 
 [ $# -gt 0 ] || {

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import venv
 
 import pytest
 
@@ -51,6 +52,24 @@ def test_versions_of_python(repo, tmp_path, version, settings, taken):
     assert ('is not a Python environment' if taken else refused) in result.stderr
 
 
+def test_an_environment_that_was_stopped_or_moved_is_made_anew(repo, tmp_path):
+    """As far as it can be seen without installing: the folder is made again."""
+    venv.create(tmp_path / 'old', with_pip=True)
+    (tmp_path / 'old').rename(tmp_path / 'moved')
+    venv.create(tmp_path / 'stopped', with_pip=False)
+    venv.create(tmp_path / 'whole', with_pip=True)
+    for name, is_whole in (('moved', False), ('stopped', False), ('whole', True)):
+        result = env_sh(
+            repo,
+            FRSKD_VENV=str(tmp_path / name),
+            PIP_INDEX_URL='http://127.0.0.1:9/simple',  # nobody answers
+            PIP_RETRIES='0',
+            PIP_NO_INDEX='1',
+        )
+        assert result.returncode == 1
+        assert ('Making ' in result.stderr) != is_whole, (name, result.stderr)
+
+
 def test_a_folder_that_is_no_environment_is_left_alone(repo, tmp_path):
     (tmp_path / 'thesis.tex').touch()
     for operators in ('0', '1'):
@@ -69,6 +88,7 @@ def made(repo, tmp_path):
         (folder / 'bin').mkdir(parents=True, exist_ok=True)
         if not (folder / 'bin/python').exists():
             (folder / 'bin/python').symlink_to(sys.executable)
+            (folder / 'bin/pip').write_text(f'#!{folder}/bin/python\n')
         version = '.'.join(map(str, sys.version_info[:3]))
         requirements = subprocess.run(
             ['bash', '-c', 'cat requirements/*.txt | cksum'],
