@@ -9,5 +9,6 @@ distiller = dict(
     ),
     feature_loss=dict(loss_weight=0.0),
     # The teacher is trained first in the paper; here it has half of the training alone.
-    weight_schedule=dict(begin=0.5),
+    # The term then has its whole weight at once, as there.
+    weight_schedule=dict(begin=0.5, ramp=None),
 )
