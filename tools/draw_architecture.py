@@ -20,8 +20,10 @@ def main() -> None:
     )
     args = parser.parse_args()
     check_output('OUT', args.out, picture=True)
-    cfg = load_config(args.config)
-    draw_architecture(build_model(cfg), torch.zeros(1, 3, *args.size), args.out)
+    model = build_model(load_config(args.config))
+    if getattr(getattr(model, 'distiller', None), 'self_teacher', None) is None:
+        parser.error(f'{args.config} has no self-teacher to draw; name one with FRSKD')
+    draw_architecture(model, torch.zeros(1, 3, *args.size), args.out)
     print(args.out)
 
 

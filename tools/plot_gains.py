@@ -39,6 +39,9 @@ def main() -> None:
     except ValueError as error:
         parser.error(f'--at: {error}')
     places.sort(key=lambda place: place[0])
+    values = [value for value, _ in places]
+    if len(set(values)) < len(values):
+        parser.error('--at: each comparison needs a number of its own')
     names = args.methods.split(',') if args.methods else _names(places)
     series: Dict[str, List[Tuple[float, Difference]]] = {
         name: [

@@ -67,6 +67,13 @@ def test_wrong_use_is_named(plot, tmp_path, options, message):
     assert re.search(message, done.stderr)
 
 
+def test_two_comparisons_at_one_place_are_refused(plot, tmp_path):
+    path = write(tmp_path / 'results.json', none=[1, 2], frskd=[2, 3])
+    done = plot('--at', '1', path, '--at', '1.0', path, '--along', 'x')
+    assert done.returncode == 2
+    assert 'a number of its own' in done.stderr
+
+
 def test_nothing_beats_the_pareto_set():
     points = {
         'none': (1.0, 0.0),
