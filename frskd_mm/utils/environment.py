@@ -31,6 +31,8 @@ CLASSIC = {
     'mmseg': ('mmsegmentation', '1.2.2', '1.3'),
     'mmdet': ('mmdet', '3.3.0', '3.4'),
 }
+#: Older ones lack ``torch.compiler``.
+OLDEST_TORCH = (2, 1)
 HOSTS = ('mmpretrain', 'mmseg', 'mmdet')
 #: Projects beside the hosts, with the maintained packages: import name ->
 #: distributions to install, the project's first.
@@ -99,7 +101,17 @@ def check_environment() -> None:
 
     The two package families (``onedl-*`` and the classic names) write into the
     same folders, so having both breaks either.
+
+    Raises:
+        ImportError: If PyTorch lacks what the package is made of.
     """
+    torch = _installed_version('torch')
+    if torch is not None and digit_version(torch)[:2] < OLDEST_TORCH:
+        oldest = '.'.join(map(str, OLDEST_TORCH))
+        raise ImportError(
+            f'frskd_mm needs torch {oldest} or newer, found {torch}. Install one that '
+            f'your mmcv was built for, or the tested one: {install_command("torch")}'
+        )
     both = [
         f'{MAINTAINED[name][0]} and {CLASSIC[name][0]}'
         for name in MAINTAINED

@@ -78,12 +78,18 @@ def test_versions_outside_the_window_are_named_with_the_pip_line(
     installed, family, name
 ):
     distribution, first, end = family[name]
-    for version in (end, '0.1'):
+    for version in (end, '2.1.0' if name == 'torch' else '0.1'):
         installed({**first_versions(family), distribution: version})
         message = f'^{distribution} {version} is outside .*{distribution}=={first}$'
         with pytest.warns(UserWarning, match=message) as caught:
             check_environment()
         assert len(caught) == 1
+
+
+def test_a_torch_that_lacks_what_is_needed_ends_the_import(installed):
+    installed({**first_versions(CLASSIC), 'torch': '2.0.1+cu118'})
+    with pytest.raises(ImportError, match=r'torch 2\.1 or newer, found 2\.0\.1'):
+        check_environment()
 
 
 def test_local_and_patch_versions_are_inside_the_window(installed):
