@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import CheckpointLoader
+from torch.utils.data import IterableDataset, RandomSampler
 
 from frskd_mm.hooks import EpochSeedHook
 from frskd_mm.hooks.exact_resume_hook import KEY, is_followed
@@ -178,6 +179,11 @@ def _differences(
             'this version; dropout and augmentation are seeded anew'
             + (', and the epoch that it lies in is repeated' if within else '')
         )
+    sampler = getattr(loop.dataloader, 'sampler', None)
+    if isinstance(loop.dataloader.dataset, IterableDataset):
+        lines.append('an iterable data set begins anew')
+    elif isinstance(sampler, RandomSampler) and sampler.generator is None:
+        lines.append("the sampler draws from PyTorch's generator for all")
     distiller = getattr(unwrap(runner.model), 'distiller', None)
     if getattr(distiller, 'carries_batches', False) and (within or not in_epochs):
         lines.append(f'{type(distiller).__name__} lacks the batch before')

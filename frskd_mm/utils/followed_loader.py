@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
 RandomState = Dict[str, Any]
@@ -107,26 +107,39 @@ class _FollowedLoader(DataLoader):
     def _beginning_at(self, start: Start) -> Iterator[None]:
         """Change what PyTorch's iterator takes from the loader when it is made."""
         collate, init = self.collate_fn, self.worker_init_fn
-        self._skipped = start.batches
+        self._skipped, self._empty = start.batches, self._empty_batches(start)
         if self.num_workers > 0:
-            self.collate_fn = _StampingCollate(collate)
-        if start.workers:
-            self.worker_init_fn = _GoingOn(init, start.workers)
+            self.collate_fn = _StampingCollate(collate, self._empty > 0)
+        if start.workers or start.batches:
+            shift = start.batches - self._empty
+            self.worker_init_fn = _GoingOn(init, start, shift, self.num_workers)
         try:
             yield
         finally:
             self.collate_fn, self.worker_init_fn = collate, init
-            self._skipped = 0
+            self._skipped = self._empty = 0
+
+    def _empty_batches(self, start: Start) -> int:
+        """Return how many empty batches go before the first one.
+
+        They are dropped again; after them it is the turn of the same worker as it
+        was, and so it is in the epochs that persistent workers go on with. They are
+        for what PyTorch fetches item by item.
+        """
+        fetches_items = (
+            self._auto_collation
+            and not isinstance(self.dataset, IterableDataset)
+            and not getattr(self.dataset, '__getitems__', None)
+        )
+        if not self.persistent_workers or not fetches_items:
+            return 0
+        return start.batches % self.num_workers
 
     @property
     def _index_sampler(self) -> Any:
         sampler = super()._index_sampler
         skipped = getattr(self, '_skipped', 0)
-        if not skipped:
-            return sampler
-        # Empty batches, which are dropped again: the turn is the same worker's.
-        empty = skipped % self.num_workers if self.num_workers else 0
-        return _Skipping(sampler, skipped, empty)
+        return _Skipping(sampler, skipped, self._empty) if skipped else sampler
 
 
 class _Skipping:
@@ -158,24 +171,25 @@ class _Stamped:
 
 
 class _StampingCollate:
-    def __init__(self, collate: Callable) -> None:
-        self.collate = collate
+    def __init__(self, collate: Callable, after_empty_ones: bool) -> None:
+        self.collate, self.after_empty_ones = collate, after_empty_ones
 
     def __call__(self, samples: Any) -> _Stamped:
-        is_empty = not samples
-        batch = None if is_empty else self.collate(samples)
-        return _Stamped(batch, random_state(), is_empty)
+        if self.after_empty_ones and len(samples) == 0:
+            return _Stamped(None, random_state(), is_empty=True)
+        return _Stamped(self.collate(samples), random_state())
 
 
 class _GoingOn:
-    """Let a new worker go on as the one that had its turns."""
+    """Let a new worker go on as the one whose turns it takes."""
 
     def __init__(
-        self, init: Optional[Callable], states: Dict[int, RandomState]
+        self, init: Optional[Callable], start: Start, shift: int, workers: int
     ) -> None:
-        self.init, self.states = init, states
+        self.init, self.start, self.shift, self.workers = init, start, shift, workers
 
     def __call__(self, worker_id: int) -> None:
+        turn = (self.shift + worker_id) % self.workers
         if self.init is not None:
-            self.init(worker_id)
-        set_random_state(self.states.get(worker_id))
+            self.init(turn)
+        set_random_state(self.start.workers.get(turn))

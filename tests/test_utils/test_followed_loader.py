@@ -1,0 +1,76 @@
+"""Followed loaders give what loaders give, and go on in the middle of a pass."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from frskd_mm.utils.followed_loader import Start, follow
+
+
+class Numbers(Dataset):
+    """0 to 13, fetched one by one."""
+
+    def __len__(self):
+        return 14
+
+    def __getitem__(self, index):
+        return index
+
+
+class Batches(Numbers):
+    """The same, fetched by the batch, as a tensor; an empty batch is none."""
+
+    def __getitems__(self, indices):
+        if not indices:
+            raise IndexError('an empty batch')
+        return torch.tensor(indices)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(range(8))
+
+
+def as_list(batch):
+    return torch.as_tensor(batch).tolist()
+
+
+KINDS = {
+    'items': dict(dataset=Numbers(), batch_size=2),
+    'batches': dict(dataset=Batches(), batch_size=2, collate_fn=torch.as_tensor),
+    'no batches': dict(dataset=Numbers(), batch_size=None),
+    'stream': dict(dataset=Stream(), batch_size=2),
+}
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('kind', KINDS)
+def test_nothing_is_changed_in_a_run_that_is_not_resumed(kind, workers):
+    settings = dict(num_workers=workers, persistent_workers=workers > 0, **KINDS[kind])
+    plain, followed = DataLoader(**settings), DataLoader(**settings)
+    follow(followed)
+    for _ in range(2):
+        assert [*map(as_list, followed)] == [*map(as_list, plain)]
+
+
+@pytest.mark.parametrize('persistent', [False, True])
+@pytest.mark.parametrize('kind', ['items', 'batches', 'no batches'])
+def test_a_resumed_pass_leaves_out_what_was_used_and_the_next_ones_do_not(
+    kind, persistent
+):
+    settings = dict(num_workers=2, persistent_workers=persistent, **KINDS[kind])
+    whole = [*map(as_list, DataLoader(**settings))]
+    for used in (1, 2, 3):
+        loader = DataLoader(**settings)
+        position = follow(loader)
+        position.start = Start(used, None, None, {})
+        passes = [[*map(as_list, loader)] for _ in range(3)]
+        assert passes == [whole[used:], whole, whole]
+        assert position.batches == len(whole)
+
+
+def test_a_resumed_stream_loses_nothing():
+    loader = DataLoader(num_workers=2, persistent_workers=True, **KINDS['stream'])
+    follow(loader).start = Start(3, None, None, {})
+    plain = DataLoader(num_workers=2, **KINDS['stream'])
+    assert [*map(as_list, loader)] == [*map(as_list, plain)]
