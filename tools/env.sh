@@ -72,7 +72,10 @@ wanted_state() { # OPERATORS
 # A venv whose making was stopped has no pip yet; one that was moved has a pip whose
 # interpreter is at the old place.
 is_whole() {
-    [ -x "$(sed -n '1s/^#!//p' "$venv/bin/pip" 2>/dev/null)" ]
+    local first
+    first=$(sed -n '1s/^#!//p' "$venv/bin/pip" 2>/dev/null)
+    # A path with a space, or a long one, is not in the first line.
+    [ "$first" = /bin/sh ] || [ -x "$first" ]
 }
 
 is_made() { # OPERATORS

@@ -47,7 +47,6 @@ fail() {
 }
 
 download_wheels() {
-    rm -f "$wheels"/*.whl # pip installs no two versions of one
     local of_torch='^(torch|torchvision|triton|nvidia-.*|cuda-.*)=='
     rm -rf "$wheels/.venv"
     "$python" -m venv "$wheels/.venv"
@@ -66,12 +65,15 @@ with open(sys.argv[1], encoding='utf-8') as file:
     for item in json.load(file)['install']:
         print('{name}=={version}'.format(**item['metadata']))
 PYTHON
-    "${pip[@]}" wheel --quiet --no-deps --wheel-dir "$wheels" -r "$wheels/list.txt"
+    # Apart, since pip installs no two versions of one distribution at a time.
+    rm -rf "$wheels/new"
+    "${pip[@]}" wheel --quiet --no-deps --wheel-dir "$wheels/new" -r "$wheels/list.txt"
     # Where torch cannot be seen mmcv is built without operators, which are not needed.
-    "${pip[@]}" wheel --quiet --no-deps --no-cache-dir --wheel-dir "$wheels" \
+    "${pip[@]}" wheel --quiet --no-deps --no-cache-dir --wheel-dir "$wheels/new" \
         --build-constraint requirements/build.txt \
         "$(grep '^onedl-mmcv' requirements/maintained.txt)"
-    rm -rf "$wheels/.venv"
+    rm -rf "$wheels/.venv" "$wheels/whole"
+    mv "$wheels/new" "$wheels/whole"
     du -sh "$wheels" >&2
 }
 
@@ -80,7 +82,7 @@ make_environment() {
         fail "$python has no torch and torchvision; name one that has in PYTHON."
     "$python" -m venv --clear --system-site-packages "$venv"
     "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --no-index \
-        --no-deps "$wheels"/*.whl
+        --no-deps "$wheels"/whole/*.whl
     "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --no-index \
         --no-deps --no-build-isolation -e .
     "$venv/bin/python" -c 'import torch, frskd_mm, mmpretrain
@@ -145,8 +147,8 @@ train() {
                     --config "$config" --seeds "${seeds[@]}" \
                     --jobs "${JOBS:-4}" --out "$out/$student-$recipe" \
                     --cfg-options "${options[@]}" ${OPTIONS:-} || {
-                    # Beyond 128 it was a signal, such as Ctrl+C.
-                    [ $? -le 128 ] || exit 130
+                    # 1: some runs failed. 2 is a mistake; from 128 on it was a signal.
+                    [ $? = 1 ] || exit 1
                     failed+=" $student-$recipe"
                 }
             done

@@ -75,7 +75,8 @@ class Bar:
         """Take the bar away and give the streams back."""
         halves = []
         for owner, name, stream in reversed(self._streams):
-            halves.append((stream, getattr(owner, name).waiting))
+            # Somebody may have put another stream there meanwhile.
+            halves.append((stream, getattr(getattr(owner, name), 'waiting', '')))
             setattr(owner, name, stream)
         self._streams.clear()
         self.progress.stop()

@@ -25,7 +25,7 @@ TRIAL = 'trial.py'
 #: What is tried beside the plain student, by task, for want of a wish.
 METHODS = {
     'cls': ('label-smoothing', 'frskd-f-attached'),
-    'seg': ('frskd-attached',),
+    'seg': ('frskd-residual',),
     'det': ('frskd-residual',),
 }
 #: The rival of every method: the plain student for about as long in all.
