@@ -56,7 +56,7 @@ class Bar:
         )
         self.task = self.progress.add_task('', total=total)
         self.shown = time.monotonic()
-        self._streams: List[Tuple[Any, str, Any]] = []
+        self._caught: List[Tuple[Any, str, _Above]] = []
 
     @property
     def is_drawn(self) -> bool:
@@ -73,15 +73,12 @@ class Bar:
 
     def __exit__(self, *args: Any) -> None:
         """Take the bar away and give the streams back."""
-        halves = []
-        for owner, name, stream in reversed(self._streams):
-            # Somebody may have put another stream there meanwhile.
-            halves.append((stream, getattr(getattr(owner, name), 'waiting', '')))
-            setattr(owner, name, stream)
-        self._streams.clear()
+        for owner, name, above in reversed(self._caught):
+            setattr(owner, name, above.stream)
         self.progress.stop()
-        for stream, half_a_line in halves:
-            stream.write(half_a_line)
+        for _, _, above in self._caught:
+            above.stream.write(above.waiting)
+        self._caught.clear()
 
     def catch_logger(self, logger: logging.Logger) -> None:
         """Let what a logger prints appear above the bar; its files stay."""
@@ -95,8 +92,9 @@ class Bar:
         stream = getattr(owner, name)
         if isinstance(stream, _Above) or not getattr(stream, 'isatty', bool)():
             return
-        self._streams.append((owner, name, stream))
-        setattr(owner, name, _Above(self.console, stream))
+        above = _Above(self.console, stream)
+        self._caught.append((owner, name, above))
+        setattr(owner, name, above)
 
     def advance(self, amount: float = 1, description: Optional[str] = None) -> None:
         """Note that work was done, and show it from time to time.
