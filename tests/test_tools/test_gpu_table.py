@@ -1,6 +1,7 @@
 """The script of the paper's table, tried out on the CPU."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,28 @@ def test_it_says_what_it_does_and_what_is_wrong():
         result = run(*parts, **settings)
         assert result.returncode == 1
         assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ('code', 'calls', 'words'),
+    [
+        (0, 4, ''),
+        (1, 4, 'Some runs failed, .*: wrn16-2-paper resnet18-paper wrn16-2-strong'),
+        (2, 1, ''),  # a mistake
+        (143, 1, ''),  # a signal
+    ],
+)
+def test_failed_runs_do_not_end_the_table(tmp_path, code, calls, words):
+    """With an interpreter that notes its call and ends as a comparison may."""
+    python = tmp_path / 'bin/python'
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\nexit {code}\n')
+    python.chmod(0o755)
+    done = run('table', VENV=str(tmp_path), DEVICE='cpu', SEEDS='0')
+    assert done.returncode == (code > 0)
+    assert len((tmp_path / 'calls').read_text().splitlines()) == calls
+    assert re.search(words, done.stderr)
+    assert ('Some runs failed' in done.stderr) == bool(words)
 
 
 @pytest.mark.slow
