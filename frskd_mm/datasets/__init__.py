@@ -6,9 +6,10 @@ from typing import Any
 from frskd_mm.registry import DATASETS
 from frskd_mm.utils.environment import has_host, missing_host
 
+from .label_noise import LabelNoise
 from .pairs import PairDataset, collate_pairs
 
-__all__ = ['PairDataset', 'collate_pairs']
+__all__ = ['LabelNoise', 'PairDataset', 'collate_pairs']
 
 
 def _raise_missing(host: str, name: str, **kwargs: Any) -> None:

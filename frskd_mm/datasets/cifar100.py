@@ -14,6 +14,7 @@ from frskd_mm.utils.arguments import FRACTION, check_arguments, one_of
 from frskd_mm.utils.checkpoint_loading import DataPickle
 
 from .device_batches import DeviceBatches
+from .label_noise import another_class
 
 NUM_CLASSES = 100
 PER_CLASS = {'train': 500, 'test': 100}
@@ -141,8 +142,7 @@ class CIFAR100(PretrainCIFAR100):
         number = round(self.label_noise * len(data_list))
         for index in rng.permutation(len(data_list))[:number]:
             item = data_list[index]
-            other = item['gt_label'] + int(rng.integers(1, NUM_CLASSES))
-            item['gt_label'] = other % NUM_CLASSES
+            item['gt_label'] = another_class(item['gt_label'], NUM_CLASSES, rng)
 
     def _download(self, folder: str) -> None:
         try:

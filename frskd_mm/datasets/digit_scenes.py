@@ -8,6 +8,7 @@ import numpy as np
 from frskd_mm.utils.arguments import FRACTION, at_least, check_arguments, one_of
 
 from .bundled_digits import CLASSES, SPLITS, read_digits
+from .label_noise import another_class
 
 #: Label of pixels that no class may claim, as in the host libraries.
 IGNORE_INDEX = 255
@@ -166,7 +167,7 @@ class DigitScenes:
         """Return what a digit is said to be."""
         if rng.random() >= self.label_noise:
             return digit
-        return (digit + int(rng.integers(1, len(CLASSES)))) % len(CLASSES)
+        return another_class(digit, len(CLASSES), rng)
 
     def _background(self, rng: np.random.Generator) -> np.ndarray:
         """Return a gradient between two dark colours, (H, W, 3) float."""

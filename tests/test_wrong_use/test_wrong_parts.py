@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 from mmengine.config import ConfigDict
-from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 from toys import toy_frskd_cfg, toy_student_cfg
 
 from frskd_mm.models.tasks.base import rewire
@@ -41,6 +41,7 @@ PARTS = {
     'DigitScenesDet': (DATASETS, dict(pipeline=[], num_scenes=1)),
     'CIFAR100': (DATASETS, {}),
     'CamVid': (DATASETS, dict(data_root='nowhere')),
+    'LabelNoise': (TRANSFORMS, dict(fraction=0.4, num_classes=3)),
     'PairDataset': (DATASETS, dict(partner='same_image', dataset={})),
 }
 CASES = [
@@ -137,6 +138,8 @@ CASES = [
     ('CIFAR100', 'split', 'validation', r"one of \('train', 'test'\)"),
     ('CIFAR100', 'num_per_class', 0, r'must lie in \[1, 500\]'),
     ('CIFAR100', 'label_noise', 1.2, r'must be within \[0, 1\], got 1.2'),
+    ('LabelNoise', 'fraction', 40, r'must be within \[0, 1\], got 40'),
+    ('LabelNoise', 'num_classes', 1, 'num_classes of LabelNoise must be >= 2'),
     ('CamVid', 'split', 'dev', 'split of CamVid must be one of'),
     ('CamVid', 'data_root', None, 'data_root of CamVid must be a text'),
     ('PairDataset', 'partner', 'same_clas', 'Did you mean same_class'),

@@ -1,0 +1,107 @@
+"""Wrong annotations on purpose, for experiments on what they cost."""
+
+from typing import Any, Dict
+
+import cv2
+import numpy as np
+from mmcv.transforms import BaseTransform
+
+from frskd_mm.registry import TRANSFORMS
+from frskd_mm.utils.arguments import FRACTION, at_least, check_arguments
+
+#: Label of pixels without a class, as in mmseg.
+IGNORE_INDEX = 255
+
+
+def another_class(label: int, num_classes: int, rng: np.random.Generator) -> int:
+    """Draw one of the other classes, each as likely."""
+    return (label + int(rng.integers(1, num_classes))) % num_classes
+
+
+@TRANSFORMS.register_module()
+class LabelNoise(BaseTransform):
+    """Annotates a fraction of images, boxes or regions as another class.
+
+    Each of them independently, each other class as likely: symmetric noise. It
+    follows from the seed and the sample's index alone and is the same in every epoch
+    and run. Put it right behind the ``LoadAnnotations`` of the training pipeline
+    (classification: in front of all others), and nowhere in that of a test.
+
+    Boxes and masks keep their places. In a label map each connected region of a class
+    (8 neighbours) has its own draw; pixels of no class, 255, stay so.
+
+    Args:
+        fraction (float): Probability of a wrong label.
+        num_classes (int): Of the data set, in a label map with its background if
+            this is a class.
+        seed (int): Defaults to 0.
+
+    Required keys: ``sample_idx``, which each data set of MMEngine gives. Modified keys:
+    ``gt_label``, ``gt_bboxes_labels`` and ``gt_seg_map``, whichever there are.
+
+    Raises:
+        ValueError: If an argument is out of range, a label is not below
+            ``num_classes``, or a sample has nothing to change.
+    """
+
+    @check_arguments(fraction=FRACTION, num_classes=at_least(2), seed=at_least(0))
+    def __init__(self, fraction: float, num_classes: int, seed: int = 0) -> None:
+        self.fraction = fraction
+        self.num_classes = num_classes
+        self.seed = seed
+
+    def transform(self, results: Dict[str, Any]) -> Dict[str, Any]:
+        """Replace labels.
+
+        Args:
+            results: Of the data set or the transform before; labels int, (K, ) and
+                (H, W).
+        """
+        rng = np.random.default_rng((self.seed, results['sample_idx']))
+        found = False
+        if 'gt_label' in results:
+            results['gt_label'] = self._annotate(results['gt_label'], rng)
+            found = True
+        if 'gt_bboxes_labels' in results:
+            labels = results['gt_bboxes_labels']
+            results['gt_bboxes_labels'] = np.array(
+                [self._annotate(label, rng) for label in labels], dtype=labels.dtype
+            )
+            found = True
+        if 'gt_seg_map' in results:
+            results['gt_seg_map'] = self._annotate_map(results['gt_seg_map'], rng)
+            found = True
+        if not found:
+            raise ValueError(
+                'LabelNoise found neither gt_label nor gt_bboxes_labels nor '
+                f'gt_seg_map, but {sorted(results)}. Put it behind LoadAnnotations of '
+                'the training pipeline.'
+            )
+        return results
+
+    def _annotate(self, label: int, rng: np.random.Generator) -> int:
+        if not 0 <= label < self.num_classes:
+            raise ValueError(
+                f'LabelNoise met the label {label} with num_classes={self.num_classes}.'
+                ' Set num_classes to the number of classes of the data set.'
+            )
+        if rng.random() >= self.fraction:
+            return int(label)
+        return another_class(int(label), self.num_classes, rng)
+
+    def _annotate_map(
+        self, seg_map: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        noisy = seg_map.copy()
+        for label in np.setdiff1d(seg_map, IGNORE_INDEX):
+            number, regions = cv2.connectedComponents(np.uint8(seg_map == label))
+            said = [self._annotate(label, rng) for _ in range(1, number)]
+            inside = regions > 0
+            noisy[inside] = np.array([label, *said])[regions[inside]]
+        return noisy
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(fraction={self.fraction}, '
+            f'num_classes={self.num_classes}, seed={self.seed})'
+        )
