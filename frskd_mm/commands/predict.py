@@ -20,8 +20,8 @@ from frskd_mm.engine.predict import (
     find_images,
     resize_labels,
 )
-from frskd_mm.lab.outputs import write_file
 from frskd_mm.utils.bar import Bar
+from frskd_mm.utils.checkpoint_files import write_whole
 from frskd_mm.utils.command import CommandParser, sentence
 from frskd_mm.visualization.images import pixels
 from frskd_mm.visualization.predictions import draw_prediction
@@ -107,7 +107,7 @@ def main() -> None:
     finally:  # what is done by then is kept, also after Ctrl+C
         if records:
             found = dict(checkpoint=args.checkpoint, images=records)
-            write_file(target, json.dumps(found, indent=1))
+            write_whole(target, json.dumps(found, indent=1).encode())
     for record in records:
         print(f'{record["image"]}: {summary(record)}')
     print(f'Predictions: {target}')

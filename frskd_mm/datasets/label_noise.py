@@ -94,7 +94,9 @@ class LabelNoise(BaseTransform):
     ) -> np.ndarray:
         noisy = seg_map.copy()
         for label in np.setdiff1d(seg_map, IGNORE_INDEX):
-            number, regions = cv2.connectedComponents(np.uint8(seg_map == label))
+            number, regions = cv2.connectedComponents(
+                (seg_map == label).astype(np.uint8)
+            )
             said = [self._annotate(label, rng) for _ in range(1, number)]
             inside = regions > 0
             noisy[inside] = np.array([label, *said])[regions[inside]]

@@ -53,7 +53,11 @@ def _check_ending(option: str, path: str) -> None:
 
 
 def write_file(path: str, text: str) -> None:
-    """Write a text file as a whole or not at all."""
+    """Write a text file as a whole or not at all, without waiting for the disk.
+
+    For what is written often and may be lost in a power cut; all else takes
+    ``write_whole``.
+    """
     with open(f'{path}.part', 'w', encoding='utf-8') as file:
         file.write(text)
     os.replace(f'{path}.part', path)

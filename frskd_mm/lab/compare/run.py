@@ -22,7 +22,7 @@ from frskd_mm.lab.outputs import write_file
 from frskd_mm.lab.peak import resident_peak
 from frskd_mm.lab.scalars import read_scalars
 from frskd_mm.models.distilled import Distilled
-from frskd_mm.utils.checkpoint_files import find_checkpoint
+from frskd_mm.utils.checkpoint_files import find_checkpoint, write_whole
 from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
 from frskd_mm.utils.environment import describe_environment, require_cuda_ops
 from frskd_mm.utils.metrics import numbers_of
@@ -159,7 +159,7 @@ def _execute(cfg: Config, folder: str, parent: int) -> None:
     )
     if teacher is not None:
         result['self_teacher'] = teacher
-    write_file(osp.join(folder, RESULT), json.dumps(result, indent=2))
+    write_whole(osp.join(folder, RESULT), json.dumps(result, indent=2).encode())
 
 
 def _keep_checkpoints_apart(cfg: Config) -> None:
@@ -237,7 +237,7 @@ def describe_training(runner: Runner) -> Dict[str, Any]:
 def merge_scalars(folder: str) -> None:
     """Join the logs of an interrupted run into one, ``scalars.json``."""
     lines = map(json.dumps, read_scalars(osp.join(folder, WORK_DIR)))
-    write_file(osp.join(folder, SCALARS), '\n'.join(lines) + '\n')
+    write_whole(osp.join(folder, SCALARS), ('\n'.join(lines) + '\n').encode())
 
 
 def main(folder: str, parent: int) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Tuple
 import torch
 import yaml
 
-from frskd_mm.lab.outputs import write_file
+from frskd_mm.utils.checkpoint_files import write_whole
 
 from .check import CUT_OFF, NOT_PLAIN, UNCLEAR, check_model
 
@@ -134,9 +134,8 @@ def read_record(folder: str, entry: Entry) -> Dict[str, Any]:
 
 def write_record(folder: str, entry: Entry, record: Dict[str, Any]) -> None:
     """Write an entry's record, so that it is there whole or not at all."""
-    os.makedirs(folder, exist_ok=True)
     text = json.dumps({**entry._asdict(), **record}, indent=1)
-    write_file(record_path(folder, entry), text)
+    write_whole(record_path(folder, entry), text.encode())
 
 
 def preload(libraries: Iterable[str]) -> None:
