@@ -109,7 +109,7 @@ CLAIMS = {
     'finetune/fcn_efficientnet-lite0_1xb8-30e_camvid-160x120.py': SEGMENTOR,
     'finetune/fcn_efficientnet-lite0_1xb8-30e_camvid-240x180.py': SEGMENTOR,
     'finetune/retinanet_efficientnet-lite0_1xb8-24e_bccd-240x180.py': DETECTOR,
-    'finetune/retinanet_efficientnet-lite0_1xb8-24e_bccd-240x180-label-noise.py': DETECTOR,
+    'finetune/retinanet_efficientnet-lite0_1xb8-24e_bccd-240x180-noise.py': DETECTOR,
     'finetune/retinanet_efficientnet-lite0_1xb8-24e_bccd.py': DETECTOR,
     'frskd_resnet18_cifar100.py': FRSKD_CLASSIFIER,
     'frskd_retinanet_r50_coco.py': FRSKD_DETECTOR,

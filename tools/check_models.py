@@ -6,8 +6,8 @@ out is kept in one record a config, so that a run goes on where it stopped, and 
 to docs/models.md once all configs have one.
 """
 
-import argparse
 import os.path as osp
+from argparse import Namespace
 
 from frskd_mm.lab.model_check.apart import (
     check_apart,
@@ -19,6 +19,7 @@ from frskd_mm.lab.model_check.apart import (
     write_record,
 )
 from frskd_mm.lab.model_check.table import table_row, write_table
+from frskd_mm.utils.command import CommandParser, run_command
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 LIST = osp.join(ROOT, 'tools', 'upstream_models.yml')
@@ -26,9 +27,9 @@ TABLE = osp.join(ROOT, 'docs', 'models.md')
 RECORDS = osp.join(ROOT, 'work_dirs', 'check_models')
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args() -> Namespace:
     """Define the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument('--method', default='frskd', help='method to wrap with')
     parser.add_argument('--list', default=LIST, help='configs to try, a YAML file')
     parser.add_argument(
@@ -78,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -5,9 +5,9 @@ images a class or epochs.
 """
 
 import argparse
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
-from frskd_mm.lab.compare.summary import Summary, read_results
+from frskd_mm.lab.compare.summary import Summary, difference_cell, read_results
 from frskd_mm.lab.outputs import check_output
 from frskd_mm.lab.statistics import Difference
 from frskd_mm.lab.tables import markdown_table
@@ -39,10 +39,16 @@ def main() -> None:
     except ValueError as error:
         parser.error(f'--at: {error}')
     places.sort(key=lambda place: place[0])
+    qualities = {summary.quality for _, summary in places}
+    if len(qualities) > 1:
+        labels = ', '.join(sorted(quality.label for quality in qualities))
+        parser.error(f'--at: the comparisons have different qualities: {labels}')
     values = [value for value, _ in places]
     if len(set(values)) < len(values):
         parser.error('--at: each comparison needs a number of its own')
     names = args.methods.split(',') if args.methods else _names(places)
+    if not names:
+        parser.error('--at: no comparison has a method beside the plain student')
     series: Dict[str, List[Tuple[float, Difference]]] = {
         name: [
             (value, summary.differences[name])
@@ -57,13 +63,15 @@ def main() -> None:
             f'--methods: no comparison has {", ".join(missing)} beside the plain '
             f'student. They have: {", ".join(_names(places))}.'
         )
+    (quality,) = qualities
     rows = [[args.along, *names]]
     for value, _ in places:
         found = {name: dict(points).get(value) for name, points in series.items()}
-        rows.append([f'{value:g}', *(_cell(found[name]) for name in names)])
+        cells = (difference_cell(found[name], quality) for name in names)
+        rows.append([f'{value:g}', *cells])
     print(markdown_table(rows))
     if args.out:
-        label = f'difference in {places[0][1].quality.label}'
+        label = f'difference in {quality.label}'
         draw_gains_along(series, args.along, label, args.out)
         print(f'\n{args.out}')
 
@@ -76,15 +84,6 @@ def _summary(path: str, metric: Optional[str]) -> Summary:
 def _names(places: List[Tuple[float, Summary]]) -> List[str]:
     found = (name for _, summary in places for name in summary.differences)
     return list(dict.fromkeys(found))
-
-
-def _cell(found: Any) -> str:
-    if found is None:
-        return '–'
-    if not found.has_interval:
-        return f'{found.mean:+.2f} (n={found.n})'
-    low, high = found.mean - found.half, found.mean + found.half
-    return f'{found.mean:+.2f} [{low:+.2f}, {high:+.2f}] (n={found.n})'
 
 
 if __name__ == '__main__':

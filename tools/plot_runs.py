@@ -32,6 +32,9 @@ def main() -> None:
     parser.add_argument('--out', help='PNG of the learning curves to write')
     args = parser.parse_args()
     check_output('--out', args.out, picture=True)
+    lacking = [name for name, *work_dirs in args.run if not work_dirs]
+    if lacking:
+        parser.error(f'--run {lacking[0]}: name a work directory behind the method')
     runs: Dict[str, List[Curves]] = {}
     for name, *work_dirs in args.run:
         found = [read_curves(d, args.metric, args.scale) for d in work_dirs]

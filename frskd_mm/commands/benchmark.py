@@ -27,8 +27,10 @@ from frskd_mm.lab.benchmark import (
     silence,
     sweep_table,
 )
+from frskd_mm.lab.compare.grid import method_of
 from frskd_mm.lab.outputs import check_output
 from frskd_mm.utils.bar import Bar
+from frskd_mm.utils.checkpoint_files import write_whole
 from frskd_mm.utils.command import CommandParser, command_line
 from frskd_mm.utils.environment import describe_environment
 from frskd_mm.utils.optional import require_packages
@@ -47,7 +49,7 @@ def parse_args() -> argparse.Namespace:
         help='methods to wrap plain configs with, as train names them, with '
         'commas between them; the plain student is always measured',
     )
-    parser.add_argument('--batch-size', type=int, nargs='+', default=[32])
+    parser.add_argument('--batch-size', type=int, nargs='+', help='default: 32')
     parser.add_argument(
         '--image-size',
         type=int,
@@ -112,6 +114,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--json', metavar='FILE', help='write all figures there')
     parser.add_cfg_options('replace values in all configs: key=value')
     args = parser.parse_args()
+    for option, kind in (('batch_size', 'batch'), ('image_size', 'size')):
+        if args.sweep and args.sweep[0] == kind and getattr(args, option):
+            name = option.replace('_', '-')
+            parser.error(f'--sweep {kind} varies it: leave --{name} out')
+    args.batch_size = args.batch_size or [32]
     for option, values in (
         ('batch-size', args.batch_size),
         ('image-size', args.image_size or []),
@@ -139,7 +146,7 @@ def run(args: argparse.Namespace) -> Tuple[Optional[str], List[Dict[str, Any]]]:
     if args.sweep:
         kind, values = parse_sweep(args.sweep)
     configs = [load_config(path, args.cfg_options) for path in args.configs]
-    methods = args.method.split(',') if args.method else []
+    methods = list(map(method_of, args.method.split(','))) if args.method else []
     arms = plan_arms(configs, methods, args.against)
     given = args.image_size
     if kind == 'size':
@@ -208,8 +215,7 @@ def main() -> None:
             sweep=kind,
             measurements=measurements,
         )
-        with open(args.json, 'w', encoding='utf-8') as file:
-            json.dump(result, file, indent=2)
+        write_whole(args.json, json.dumps(result, indent=2).encode())
     if kind and args.plot:
         draw_sweep(kind, measurements, args.plot)
     print(report(measurements))

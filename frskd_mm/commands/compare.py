@@ -93,7 +93,10 @@ def main() -> None:
     part = args.part  # of the config as it is now
     if args.quick:
         part = trained_part(args.quick, args.part, args.cfg_options)
-    failed = run_grid(runs, args.jobs)
+    try:
+        failed = run_grid(runs, args.jobs)
+    except KeyboardInterrupt:
+        sys.exit('Stopped. The same command goes on with what is not finished.')
     command = command_line()
     print('\n' + write_report(runs, args.out, command, args.metric))
     if args.quick:

@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
+from torch.utils.data import DataLoader
 
 from frskd_mm.hooks import ExactResumeHook, NonFiniteHook, SafeCheckpointHook
 from frskd_mm.models.distilled import DISTILLER_PREFIX, Distilled
@@ -125,7 +126,7 @@ def train(cfg: Config, hooks: Sequence[Hook] = ()) -> Runner:
                 runner.register_hook(hook)
             choose_checkpoint(runner, cfg)
             with explained(cfg):  # loops, data sets and optimisers are built there
-                _check_batches(runner)
+                check_batches(runner.train_loop.dataloader)
                 if cfg.get('resume') and isinstance(runner, Runner):
                     check_resumable(runner, cfg, lock.was_finished)
         except BaseException:
@@ -157,13 +158,12 @@ def _sigterm_stops() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_batches(runner: Runner) -> None:
+def check_batches(loader: DataLoader) -> None:
     """Refuse a training loader that gives nothing to train on.
 
     Raises:
         ValueError: If so.
     """
-    loader = runner.train_loop.dataloader
     if not hasattr(loader.dataset, '__len__') or len(loader) > 0:
         return
     raise ValueError(

@@ -81,6 +81,8 @@ class Description(NamedTuple):
     image_size: Tuple[int, int]
     levels: List[List[str]]
     parts: List[Part]
+    #: What a training pass computes outside of layers, as attention's products do.
+    other_macs: int
     #: By term the names of the parts that it trains.
     terms: Dict[str, List[str]]
     #: Steps of the plain student and of the method: what ``count`` finds, and if it
@@ -117,7 +119,7 @@ def describe(
         model.train()
         trial = _Trial(model, arm, size)
         parts = parts_of(model)
-        macs = trial.macs(parts)
+        macs, all_macs = trial.macs(parts)
         terms = trial.terms(parts)
     steps = _steps(arms, Workload(BATCH, size))
     costs = [dict(name=name, **count(step)) for name, step in steps.items()]
@@ -132,6 +134,7 @@ def describe(
             for name, part in parts.items()
         ],
         terms=terms,
+        other_macs=all_macs - sum(macs.values()),
         costs=costs,
         is_measured=measured,
     )
@@ -169,13 +172,14 @@ class _Trial:
     def losses(self) -> Dict[str, Any]:
         return self.model(**self.batch, mode='loss')
 
-    def macs(self, parts: Dict[str, nn.Module]) -> Dict[str, int]:
-        """Return the multiply-adds of each part, for one image."""
+    def macs(self, parts: Dict[str, nn.Module]) -> Tuple[Dict[str, int], int]:
+        """Return the multiply-adds of each part and of all, for one image."""
         found = dict.fromkeys(parts, 0)
         counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
         with torch.no_grad(), counter, _attributed(parts, counter, found):
             self.losses()
-        return {name: flops // (2 * BATCH) for name, flops in found.items()}
+        macs = {name: flops // (2 * BATCH) for name, flops in found.items()}
+        return macs, counter.get_total_flops() // (2 * BATCH)
 
     def terms(self, parts: Dict[str, nn.Module]) -> Dict[str, List[str]]:
         """Return what each term trains: the parts that its gradient reaches."""
@@ -267,13 +271,20 @@ def describe_text(found: Description) -> str:
         header = ['level', 'stride', 'student F (CxHxW)', 'self-teacher T (CxHxW)']
         sections.append('## Levels\n\n' + markdown_table([header, *found.levels]))
     deployed = [part for part in found.parts if not part.name.startswith('distiller')]
-    rows = [['part', 'class', 'parameters', 'multiply-adds an image', 'deployed']]
+    header = ['part', 'class', 'parameters', 'multiply-adds an image', 'deployed']
+    rows = [header]
     for part in found.parts:
         kept = 'yes' if part in deployed else 'no'
         rows.append([*part[:2], f'{part.parameters:,}', f'{part.macs:,}', kept])
-    for name, chosen in (('in training', found.parts), ('deployed', deployed)):
+    if found.other_macs:
+        rows.append(['outside of layers', '', '', f'{found.other_macs:,}', ''])
+    # A method may show the student each image several times, and two views of it.
+    in_training = sum(part.macs for part in found.parts) + found.other_macs
+    for name, chosen, macs in (
+        ('in training', found.parts, in_training),
+        ('deployed', deployed, found.costs[0]['inference_macs']),
+    ):
         parameters = sum(part.parameters for part in chosen)
-        macs = sum(part.macs for part in chosen)
         rows.append([name, '', f'{parameters:,}', f'{macs:,}', ''])
     sections.append('## Parts\n\n' + markdown_table(rows))
     rows = [['term', 'trains'], *([k, ', '.join(v)] for k, v in found.terms.items())]

@@ -6,9 +6,12 @@ import numpy as np
 
 
 def numbers_of(metrics: Dict[str, Any]) -> Dict[str, float]:
-    """Return the metrics that are numbers: evaluators may give other things, too."""
+    """Return the metrics that are numbers: evaluators may give other things, too.
+
+    NaN is none: it says that there was nothing to measure.
+    """
     return {
         name: float(value)
         for name, value in metrics.items()
-        if isinstance(value, (int, float, np.number))
+        if isinstance(value, (int, float, np.number)) and not np.isnan(value)
     }

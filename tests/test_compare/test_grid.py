@@ -18,7 +18,13 @@ from mmengine.fileio import load
 
 from frskd_mm.engine import configure_run, evaluate, load_config, method_names, wrap
 from frskd_mm.lab.compare import Run, plan_grid, run_grid, write_report
-from frskd_mm.lab.compare.grid import _Progress, _start, find_differences, method_of
+from frskd_mm.lab.compare.grid import (
+    _ending,
+    _Progress,
+    _start,
+    find_differences,
+    method_of,
+)
 from frskd_mm.lab.compare.length import lengthen
 from frskd_mm.lab.compare.lock import hold
 from frskd_mm.lab.compare.quality import with_outputs_below
@@ -248,6 +254,22 @@ def test_the_student_that_is_tested_is_exported(config, tmp_path):
     assert saved['meta']['epoch'] == 1
 
 
+@pytest.mark.parametrize(
+    'backends', [None, [], [dict(type='TensorboardVisBackend')]], ids=str
+)
+def test_a_run_is_logged_whatever_else_its_config_logs_to(
+    config, tmp_path, monkeypatch, backends
+):
+    """Nor do modules of the working directory stand for others."""
+    (tmp_path / 'random.py').write_text('')
+    monkeypatch.chdir(tmp_path)
+    visualizer = dict(type='Visualizer', vis_backends=backends)
+    options = {**OPTIONS, 'train_cfg.max_epochs': 1, 'visualizer': visualizer}
+    (run,) = plan_grid(config, ['ce'], [0], str(tmp_path / 'out'), options)
+    assert run_grid([run]) == [], run.last_log_lines()
+    assert [line for line in scalars(run) if 'loss' in line]
+
+
 def test_runs_share_no_folder_of_checkpoints(config, tmp_path):
     """MMEngine would call it like the work directory, which all runs call alike."""
     shared = tmp_path / 'shared'
@@ -391,6 +413,12 @@ def test_the_report_shows_names_as_they_are(grid, tmp_path):
 
 def test_a_failed_run_shows_the_end_of_its_log(failed):
     assert 'No checkpoint of the teacher' in failed[0].last_log_lines()
+
+
+def test_how_a_killed_run_ended_is_told():
+    assert _ending(-9) == 'was killed by SIGKILL, often for want of memory'
+    assert _ending(-15) == 'was killed by SIGTERM'
+    assert _ending(3) == 'failed with exit code 3'
 
 
 @pytest.mark.parametrize(
@@ -551,6 +579,7 @@ def test_wrong_input_is_named(tmp_path, config):
         ('ce', 'the plain student is called so'),
         ('report.md', 'own files are called like that'),
         ('.lock', 'own files are called like that'),
+        ('mine@2', 'what follows @ is the length of a training'),
         ('notes', 'there is a file'),
     ],
 )
@@ -595,6 +624,13 @@ def test_a_method_file_may_be_called_lock(tmp_path, config):
             "param_scheduler cannot be built.*'step'",
         ),
         (dict(options={'optim_wrapper': None}), 'has no optim_wrapper'),
+        (dict(options={'train_cfg': None}), 'has no train_cfg'),
+        (
+            dict(options={'default_hooks.timer': None}),
+            'timer=None, but .* a step costs',
+        ),
+        (dict(options={'runner_type': 'FlexibleRunner'}), "MMEngine's Runner"),
+        (dict(options={'strategy': dict(type='DDPStrategy')}), "MMEngine's Runner"),
         (
             dict(metric='mIoU'),
             'gave no mIoU. Name one of these with --metric: accuracy/top1, compare/',
@@ -688,6 +724,26 @@ def test_a_short_warm_up_survives_a_shorter_training(config):
     assert (warmup.begin, warmup.end) == (0, 1)
     assert (cosine.begin, cosine.end, cosine.T_max) == (1, 3, 2)
     assert steps.step_size == 1
+
+
+def test_the_last_steps_of_the_learning_rate_survive_rounding(config):
+    cfg = load_config(config)
+    cfg.train_cfg.max_epochs = 12
+    cfg.param_scheduler = dict(
+        one=[dict(type='MultiStepLR', milestones=[8, 11])],
+        other=dict(type='MultiStepLR', milestones=[90], by_epoch=False),
+    )
+    quarter = lengthen(cfg, 0.25).param_scheduler
+    assert quarter.one[0].milestones == [2, 2]
+    assert quarter.other.milestones == [23]
+
+
+def test_distillation_keeps_its_share_of_a_longer_training(config):
+    cfg = wrap(load_config(config), 'frskd')
+    cfg.model.distiller.weight_schedule = dict(begin=5, end=0.9, decay_begin=15)
+    cfg.train_cfg.max_epochs = 20
+    schedule = lengthen(cfg, 1.5).model.distiller.weight_schedule
+    assert schedule == dict(begin=8, end=0.9, decay_begin=23)
 
 
 @pytest.mark.parametrize('method', ['ce@', 'ce@fast', 'ce@0', 'ce@-1', 'ce@nan'])

@@ -57,6 +57,26 @@ def test_a_trial_on_the_test_data_says_so(tmp_path, caplog, split):
     assert said == (split == 'test')
 
 
+def test_a_trial_without_validation_data_says_so(tmp_path, caplog):
+    logger = MMLogger.get_instance('quick')
+    logger.addHandler(caplog.handler)
+    options = {**OPTIONS, 'val_cfg': None, 'val_evaluator': None}
+    plan_quick(
+        CONFIG, str(tmp_path), ['ce'], [0], 0.25, {**options, 'val_dataloader': None}
+    )
+    logger.removeHandler(caplog.handler)
+    assert 'judges by the test data, for want of val_dataloader' in caplog.text
+
+
+def test_a_refused_trial_leaves_the_folder_as_it_was(tmp_path):
+    out = tmp_path / 'out'
+    with pytest.raises(ValueError, match='frksd'):
+        plan_quick(CONFIG, str(out), ['frksd'], [0], 0.25, OPTIONS)
+    assert not out.exists()
+    with pytest.raises(ValueError, match='has no model'):
+        plan_quick(CONFIG, str(out), ['ce'], [0], 0.25, {**OPTIONS, 'model': None})
+
+
 def test_a_trial_keeps_the_loop_of_the_test(tmp_path):
     """A ValLoop would run what hooks do after a validation, once more."""
     scenes = 'frskd_mm::digits/fcn_r18-c16_digit-scenes.py'

@@ -160,9 +160,14 @@ def test_signs_are_of_the_corrected_interval():
         ),
         (
             dict(none=[0], frskd=[1]),
-            'One seed shows no difference: give at least two with --seeds, better ten.',
+            'One pair of seeds shows no difference: at least two have to finish, of '
+            '--seeds, better ten.',
         ),
-        (dict(none=[0, 1]), 'No method has a difference to the plain student.'),
+        (
+            dict(none=[0, 1]),
+            'No method could be compared: of none has a run finished whose seed the '
+            'plain student has, too, and in which both have the metric.',
+        ),
         (
             dict(frskd=[0, 1]),
             'The plain student (none) is not among the methods that finished, so there '
@@ -173,6 +178,18 @@ def test_signs_are_of_the_corrected_interval():
 def test_the_verdict_is_made_from_the_numbers(accuracies, sentence):
     results = results_of(accuracies)
     assert Summary(results, list(results)).verdict() == sentence
+
+
+def test_self_teachers_need_no_plain_student():
+    results = results_of(dict(frskd=[0, 1]))
+    for run in results['frskd'].values():
+        run['self_teacher'] = {'accuracy/top1': 7.0, 'agreement': 0.5}
+    header, row = Summary(results, list(results)).teachers()
+    assert header.cells[3:] == [
+        "self-teacher's top-1 accuracy (%)",
+        'says what its student says (%)',
+    ]
+    assert row.cells == ['frskd', '2', '0.50 ± 0.71', '7.00 ± 0.00', '50.00 ± 0.00']
 
 
 def test_rows_are_sorted_marked_and_failed_ones_last():

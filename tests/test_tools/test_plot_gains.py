@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def test_the_table_and_the_picture(plot, tmp_path):
     mean, half = paired_interval([12, 15], [10, 11])
     cell = f'{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}] (n=2)'
     assert first[:2] == ['20', cell]
-    assert second == ['500', '-1.00 (n=1)', '–']
+    assert second == ['500', '-1.00 (n=1: no interval)', '–']
     assert out.read_bytes().startswith(b'\x89PNG')
     chosen = plot(*options, '--methods', 'sla')
     assert 'frskd' not in chosen.stdout
@@ -72,6 +73,20 @@ def test_two_comparisons_at_one_place_are_refused(plot, tmp_path):
     done = plot('--at', '1', path, '--at', '1.0', path, '--along', 'x')
     assert done.returncode == 2
     assert 'a number of its own' in done.stderr
+
+
+def test_what_cannot_be_drawn_together_is_refused(plot, tmp_path):
+    path = write(tmp_path / 'results.json', none=[1, 2], frskd=[2, 3])
+    dense = Path(path).read_text().replace('accuracy/top1', 'mIoU')
+    other = tmp_path / 'dense.json'
+    other.write_text(dense)
+    done = plot('--at', '1', path, '--at', '2', str(other), '--along', 'x')
+    assert done.returncode == 2
+    assert 'different qualities: mIoU (%), top-1 accuracy (%)' in done.stderr
+    alone = write(tmp_path / 'alone.json', none=[1, 2])
+    done = plot('--at', '1', alone, '--along', 'x', '--out', str(tmp_path / 'x.png'))
+    assert done.returncode == 2
+    assert 'no comparison has a method' in done.stderr
 
 
 def test_nothing_beats_the_pareto_set():

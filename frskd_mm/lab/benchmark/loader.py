@@ -9,6 +9,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from frskd_mm.engine.runs import check_batches
+
 from .rounds import Spread
 from .steps import TrainingStep
 
@@ -30,7 +32,7 @@ def measure_loader(
         the loader prepares the next ones.
 
     Raises:
-        ValueError: If the config has no training data.
+        ValueError: If the config has no training data, or too few for a batch.
     """
     if not cfg.get('train_dataloader'):
         raise ValueError('--data: the config has no train_dataloader.')
@@ -38,6 +40,7 @@ def measure_loader(
         loader_cfg = deepcopy(cfg.train_dataloader)
         loader_cfg.batch_size = batch_size
         loader = Runner.build_dataloader(loader_cfg, seed=0)
+    check_batches(loader)
     # Until what was prepared ahead is used up.
     ahead = 1 + loader.num_workers * (loader.prefetch_factor or 0)
     batches = _endless(loader)

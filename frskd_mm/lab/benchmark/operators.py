@@ -4,6 +4,7 @@ from operator import attrgetter
 from typing import Any, Callable, Dict, List
 
 import torch
+from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile
 
@@ -34,7 +35,12 @@ def profile_operators(step: Callable[[], Any], rounds: int) -> List[Dict[str, An
             step()
     rounds *= getattr(step, 'interval', 1)  # steps of a turn
     own_time = _kernel_time if on_gpu else attrgetter('self_cpu_time_total')
-    times = [(own_time(event), event) for event in profiler.key_averages()]
+    # A kernel is listed, too, beside the operator that has its time.
+    times = [
+        (own_time(event), event)
+        for event in profiler.key_averages()
+        if event.device_type == DeviceType.CPU
+    ]
     total = sum(time for time, _ in times)
     times.sort(key=lambda pair: pair[0], reverse=True)
     rows = [

@@ -125,7 +125,10 @@ def check_config(cfg: Config) -> None:
 
 
 def _same_recipe(one: Config, other: Config) -> bool:
-    keys = ('model', 'optim_wrapper', 'data_preprocessor')
+    keys = (
+        *('model', 'optim_wrapper', 'data_preprocessor'),
+        *('compile', 'custom_hooks', 'activation_checkpointing'),
+    )
     return all(one.get(key) == other.get(key) for key in keys)
 
 

@@ -95,7 +95,10 @@ def _against_table(arms: Sequence[Dict[str, Any]]) -> List[List[str]]:
         for name, ratio in arm.get('against', {}).items():
             own, other = arm['memory_mb'], by_name[name]['memory_mb']
             row = [arm['name'], name, _ratio(ratio)]
-            row += [f'{own[key] / other[key]:.2f}' for key in ('peak', 'step')]
+            row += [
+                f'{own[key] / other[key]:.2f}' if other[key] else '–'
+                for key in ('peak', 'step')
+            ]
             rows.append(row)
     return rows
 

@@ -3,6 +3,7 @@
 import json
 import os
 import os.path as osp
+import signal
 import subprocess
 import sys
 import time
@@ -45,6 +46,11 @@ METHOD_KEYS = (
     'train_dataloader.collate_fn',  # of pairs
 )
 ALIASES = {'ce': PLAIN, 'plain': PLAIN}
+#: What each of MMEngine's default hooks is needed for.
+HOOKS_IN_USE = {
+    'checkpoint': 'a grid that was interrupted goes on from checkpoints',
+    'timer': 'the report tells what a step costs',
+}
 NUM_DIFFERENCES = 10
 NUM_LOG_LINES = 15
 #: Seconds between lines of progress, where no bar can be drawn.
@@ -55,6 +61,12 @@ SPEED_PERIOD = 3600.0
 MAX_SEED = 2**31 - 1
 #: What the grid's own files end with.
 FILE_ENDINGS = ('.py', '.md', '.html', '.json', '.png')
+
+
+START_RUN = (
+    'import sys; sys.path.pop(0); from frskd_mm.lab.compare.run import main; '
+    'main(sys.argv[1], int(sys.argv[2]))'
+)
 
 
 class Run(NamedTuple):
@@ -176,8 +188,28 @@ def plan_grid(
             holds runs of another recipe; names the difference.
         FileNotFoundError: If there is no such config or file of a method.
     """
-    cfg = load_config(config, options)
-    _check_config(cfg, config)
+    return plan_runs(load_config(config, options), config, methods, seeds, out, metric)
+
+
+def plan_runs(
+    cfg: Config,
+    name: str,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    out: str,
+    metric: Optional[str] = None,
+) -> List[Run]:
+    """Do what :func:`plan_grid` does, for a config that is read already.
+
+    Args:
+        cfg: The plain student's.
+        name: What messages call it.
+        methods: See :func:`plan_grid`, as all that follow.
+        seeds: Seeds.
+        out: The grid's folder.
+        metric: The quality.
+    """
+    check_config(cfg, name)
     recipe = deepcopy(cfg)
     recipe.get('randomness', {}).pop('seed', None)
     configs = {osp.join(out, RECIPE): recipe}
@@ -220,9 +252,10 @@ def _wrap(cfg: Config, method: str) -> Config:
     return lengthen(wrapped, length)
 
 
-def _check_config(cfg: Config, name: str) -> None:
+def check_config(cfg: Config, name: str) -> None:
+    """Refuse a config that a grid cannot train and test."""
     for key in (
-        *('model', 'train_dataloader', 'optim_wrapper'),
+        *('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'),
         *('test_dataloader', 'test_evaluator'),
     ):
         if not cfg.get(key):
@@ -243,10 +276,15 @@ def _check_config(cfg: Config, name: str) -> None:
             "_base_ = 'frskd_mm::_base_/methods/NAME_TASK.py' and "
             f'distiller = {cfg.model.distiller.to_dict()}.'
         )
-    if cfg.get('default_hooks', {}).get('checkpoint', {}) is None:
+    for hook, use in HOOKS_IN_USE.items():
+        if cfg.get('default_hooks', {}).get(hook, {}) is None:
+            raise ValueError(f'{name} has default_hooks.{hook}=None, but {use}.')
+    runner = cfg.get('runner_type', 'Runner')
+    if cfg.get('strategy') or runner != 'Runner':
         raise ValueError(
-            f'{name} has default_hooks.checkpoint=None, but a grid that was '
-            'interrupted goes on from checkpoints.'
+            f'{name} has runner_type={runner!r} and strategy={cfg.get("strategy")}, '
+            "but the grid's runs are of MMEngine's Runner, one process each. Take both "
+            'out.'
         )
 
 
@@ -258,6 +296,8 @@ def _check_name(method: str, out: str) -> None:
     reason = ''
     if name in (PLAIN, *ALIASES):
         reason = 'the plain student is called so'
+    elif MARK in method_name(split_length(method)[0]):
+        reason = f'what follows {MARK} is the length of a training'
     elif name.startswith('.') or osp.splitext(name)[1] in FILE_ENDINGS:
         reason = "the comparison's own files are called like that"
     elif osp.isfile(osp.join(out, name)):
@@ -301,12 +341,7 @@ def _check_method(plain: Config, method: str, cfg: Config) -> None:
 
 
 def _check_optimiser(cfg: Config, model: BaseModel, method: str) -> None:
-    """Refuse an optimiser or a schedule of its settings that cannot be built.
-
-    Strategies such as DeepSpeed's, which build their own, are left to the run.
-    """
-    if cfg.get('strategy'):
-        return
+    """Refuse an optimiser or a schedule of its settings that cannot be built."""
     part = 'optim_wrapper'
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         kind = cfg.optim_wrapper.get('optimizer', {}).get('type')
@@ -440,7 +475,7 @@ def _run_all(runs: Sequence[Run], waiting: Deque[Run], jobs: int) -> List[Run]:
                     else:
                         failed.append(run)
                         progress.say(
-                            f'{name}: failed with exit code {code}. The end of '
+                            f'{name}: {_ending(code)}. The end of '
                             f'{osp.join(run.folder, LOG)}:\n{run.last_log_lines()}'
                         )
                 progress.show(list(running))
@@ -452,13 +487,22 @@ def _run_all(runs: Sequence[Run], waiting: Deque[Run], jobs: int) -> List[Run]:
     return failed
 
 
+def _ending(code: int) -> str:
+    """Say how a process ended that did not do its work."""
+    if code >= 0:
+        return f'failed with exit code {code}'
+    often = ', often for want of memory' if code == -signal.SIGKILL else ''
+    return f'was killed by {signal.Signals(-code).name}{often}'
+
+
 def _start(run: Run, single_threaded: bool) -> subprocess.Popen:
     root = osp.dirname(osp.dirname(osp.abspath(frskd_mm.__file__)))
     paths = [root, *filter(None, [os.environ.get('PYTHONPATH')])]
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
     if single_threaded:
         env.update(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
-    command = [sys.executable, '-m', 'frskd_mm.lab.compare.run', run.folder]
+    # Not -m: that lets modules in the working directory stand for others.
+    command = [sys.executable, '-c', START_RUN, run.folder]
     with open(osp.join(run.folder, LOG), 'a', encoding='utf-8') as log:
         return subprocess.Popen(
             [*command, str(os.getpid())],

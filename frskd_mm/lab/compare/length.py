@@ -1,13 +1,16 @@
 """Methods that train for another time than the recipe says."""
 
+import math
 from copy import deepcopy
-from typing import Any, Tuple
+from typing import Any, Dict, List, Tuple
 
 from mmengine.config import Config
 
 MARK = '@'
 #: What a scheduler of MMEngine counts in epochs or iterations.
 TIMES = ('begin', 'end', 'T_max', 'step_size', 'total_steps', 'milestones')
+#: What a distiller's ``WeightSchedule`` counts so, unless it is a fraction.
+DISTILLATION_TIMES = ('begin', 'end', 'ramp_end', 'decay_begin')
 
 
 def split_length(method: str) -> Tuple[str, float]:
@@ -34,8 +37,8 @@ def split_length(method: str) -> Tuple[str, float]:
 def lengthen(cfg: Config, factor: float) -> Config:
     """Return a config that trains ``factor`` times as long.
 
-    The learning rate's schedule is stretched with it. Times in hooks stay as
-    they are.
+    The learning rate's schedule is stretched with it, and when a distiller's terms
+    act. Times in hooks stay as they are.
 
     Args:
         cfg: Complete training config; left as it is.
@@ -57,25 +60,53 @@ def lengthen(cfg: Config, factor: float) -> Config:
         )
     for key in units:
         train_cfg[key] = max(1, _stretch(train_cfg[key], factor))
-    schedulers = cfg.get('param_scheduler') or []
-    if isinstance(schedulers, dict):
-        schedulers = [schedulers]
-    for scheduler in schedulers:
+    for scheduler in _schedulers(cfg):
         fills = scheduler.get('T_max') == _duration(scheduler)
         for key in TIMES:
             if scheduler.get(key) is not None:
                 scheduler[key] = _stretch(scheduler[key], factor)
+        _keep_milestones(scheduler, train_cfg)
         duration = _duration(scheduler)
         if duration is not None and duration < 1:  # was rounded away
             scheduler['end'] = scheduler.get('begin', 0) + 1
         if fills and 'T_max' in scheduler:
             scheduler['T_max'] = _duration(scheduler)
+    _stretch_distillation(cfg, factor)
     return cfg
+
+
+def _schedulers(cfg: Config) -> List[Dict[str, Any]]:
+    """Return the learning rate's schedules, of all optimisers."""
+    found = cfg.get('param_scheduler') or []
+    if not isinstance(found, dict):
+        return list(found)
+    if 'type' in found:
+        return [found]
+    lists = [s if isinstance(s, (list, tuple)) else [s] for s in found.values()]
+    return [scheduler for schedulers in lists for scheduler in schedulers]
+
+
+def _keep_milestones(scheduler: Dict[str, Any], train_cfg: Dict[str, Any]) -> None:
+    """Keep steps of the learning rate that rounding moved to the end or behind it."""
+    by_epoch = scheduler.get('by_epoch', True)
+    length = train_cfg.get('max_epochs' if by_epoch else 'max_iters')
+    if length and scheduler.get('milestones'):
+        last = max(1, length - 1)
+        scheduler['milestones'] = [min(m, last) for m in scheduler['milestones']]
 
 
 def length_of(cfg: Config) -> int:
     """Return the epochs of a training, or its iterations."""
     return cfg.train_cfg.get('max_epochs') or cfg.train_cfg.get('max_iters')
+
+
+def _stretch_distillation(cfg: Config, factor: float) -> None:
+    """Stretch times of a distiller's schedule that are no fractions."""
+    distiller = (cfg.get('model') or {}).get('distiller') or {}
+    schedule = distiller.get('weight_schedule') or {}
+    for key in DISTILLATION_TIMES:
+        if (schedule.get(key) or 0) >= 1:
+            schedule[key] = _stretch(schedule[key], factor)
 
 
 def _duration(scheduler: Any) -> Any:
@@ -90,4 +121,4 @@ def _stretch(time: Any, factor: float) -> Any:
         return [_stretch(t, factor) for t in time]
     if not 0 < time < float('inf'):
         return time
-    return max(1, int(round(time * factor)))
+    return max(1, math.floor(time * factor + 0.5))

@@ -1,8 +1,6 @@
 """A short trial of methods on a config of one's own, and what it lets expect."""
 
 import logging
-import os
-import os.path as osp
 from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
@@ -15,13 +13,18 @@ from frskd_mm.lab.statistics import Difference
 from frskd_mm.models.tasks import task_of
 from frskd_mm.utils.model import build_model
 
-from .grid import Run, finished_before, method_of, plan_grid, results_of
+from .grid import (
+    Run,
+    check_config,
+    finished_before,
+    method_of,
+    plan_runs,
+    results_of,
+)
 from .length import MARK, length_of, lengthen, split_length
 from .quality import Column
 from .summary import Summary
 
-#: File of the trial's folder with the shortened config.
-TRIAL = 'trial.py'
 #: What is tried beside the plain student, by task, for want of a wish.
 METHODS = {
     'cls': ('label-smoothing', 'frskd-f-attached'),
@@ -53,7 +56,7 @@ def plan_quick(
 
     Args:
         config: Config of the plain student.
-        out: The trial's folder; gets the shortened config.
+        out: The trial's folder; its ``recipe.py`` is the shortened config.
         methods: Names or files as of :func:`plan_grid`; by default those that did
             best, or harmed least, of the task's: see :data:`METHODS`.
         seeds: Seeds; each method is trained once with each.
@@ -74,6 +77,7 @@ def plan_quick(
             f'The part of the schedule is over 0 and at most 1, not {part}.'
         )
     whole = load_config(config, options)
+    check_config(whole, config)
     cfg = lengthen(whole, part)
     _check_part(whole, cfg, part)
     if methods is None:
@@ -93,11 +97,15 @@ def plan_quick(
             cfg[f'test_{name}'] = cfg[f'val_{name}']
         # Not that of the validation: a ValLoop would run what hooks do after one.
         cfg.test_cfg = cfg.get('test_cfg') or {}
+    else:
+        print_log(
+            'The trial judges by the test data, for want of val_dataloader and '
+            'val_evaluator: what is chosen by it, is chosen on the test data.',
+            logger='current',
+            level=logging.WARNING,
+        )
     chosen = list(dict.fromkeys([PLAIN, *map(method_of, methods), EQUAL_TIME]))
-    path = osp.join(out, TRIAL)
-    os.makedirs(out, exist_ok=True)
-    cfg.dump(path)
-    return plan_grid(path, chosen, seeds, out, metric=metric)
+    return plan_runs(cfg, config, chosen, seeds, out, metric)
 
 
 def trained_part(
@@ -182,6 +190,10 @@ def describe_trial(
         if method == PLAIN:
             continue
         line = 'failed'
+        if method in summary.results:
+            line = (
+                f'no pair of seeds with the plain student has {summary.quality.label}'
+            )
         if method in summary.differences:
             time = _whole_time(method, summary.results[method], steps / part)
             verdict = _verdict(summary.differences[method], summary.quality)

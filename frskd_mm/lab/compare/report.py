@@ -14,6 +14,7 @@ from frskd_mm.lab.visualization.differences import draw_differences
 from frskd_mm.lab.visualization.gains import draw_gain_and_cost
 from frskd_mm.lab.visualization.learning_curves import draw_learning_curves, read_curves
 from frskd_mm.lab.visualization.reliability import draw_reliability
+from frskd_mm.utils.checkpoint_files import write_whole
 from frskd_mm.utils.model import build_model, count_parameters
 
 from .grid import RECIPE, Run, finished_before, results_of
@@ -27,7 +28,7 @@ CURVES, RELIABILITY = 'learning_curves.png', 'reliability.png'
 
 LEGEND = (
     'Mean ± standard deviation over n seeds, of the weights after the last iteration; '
-    'no epoch is picked by the test set. Difference: to the plain student (`none`) of '
+    'no epoch is picked by the test set. Difference: to the plain student (none) of '
     "the same seed, with the 95 % interval of Student's t for n paired seeds. "
     "Corrected: by Bonferroni, so that all methods' intervals hold together; "
     f'{AHEAD} or {BEHIND} and a coloured row say that it leaves out 0. Step time: '
@@ -129,9 +130,9 @@ def summary_sections(summary: Summary, table: Sequence[Row], out: str) -> List[S
         )
         text = (
             'To the plain student of the same seed. Thick: the 95 % interval of one '
-            f'method; thin: corrected for {summary.num_tests} methods; green or red '
-            'where that leaves out 0. Right: the time of a training, in those of the '
-            "plain student: a step's times the factor on their number."
+            f'method; {_thin(summary.num_tests)}green or red where that leaves out 0. '
+            'Right: the time of a training, in those of the plain student: a '
+            "step's times the factor on their number."
         )
         picture = Section('Gain and cost', text, picture=DIFFERENCES, is_narrow=True)
         sections.insert(0, picture)
@@ -152,14 +153,17 @@ def summary_sections(summary: Summary, table: Sequence[Row], out: str) -> List[S
     return sections
 
 
+def _thin(num_tests: int) -> str:
+    return f'thin: corrected for {num_tests} methods; ' if num_tests > 1 else ''
+
+
 def _read_text(path: str) -> str:
     with open(path, encoding='utf-8') as file:
         return file.read()
 
 
 def _write_text(path: str, text: str) -> None:
-    with open(path, 'w', encoding='utf-8') as file:
-        file.write(text)
+    write_whole(path, text.encode())
 
 
 def _plain_parameters(out: str) -> int:
@@ -186,30 +190,33 @@ def _pictures(results: Dict[Run, dict], quality: Column, out: str) -> List[Secti
     """Draw what can be drawn of these runs."""
     curves: Dict[str, list] = {}
     predictions: Dict[str, list] = {}
-    unlogged = ''
+    unlogged: List[str] = []
     for run in results:
         log = osp.join(run.folder, SCALARS)
         try:
             curve = read_curves(log, quality.metric, quality.scale)
             curves.setdefault(run.method, []).append(curve)
-        except ValueError as error:  # trained without validation
-            unlogged = str(error)
+        except ValueError:  # trained without validation
+            unlogged.append(run.method)
         path = osp.join(run.folder, PREDICTIONS)
         if osp.isfile(path):
             with np.load(path) as arrays:
                 found = Predictions(*(arrays[name] for name in Predictions._fields))
             predictions.setdefault(run.method, []).append(found)
     sections = []
+    text = ''
     if unlogged:
-        sections.append(Section('Learning curves', text=f'Not drawn: {unlogged}'))
-    else:
+        names = ', '.join(dict.fromkeys(unlogged))
+        text = f'No validation logged {quality.metric} of {names}.'
+    if curves:
         draw_learning_curves(
             curves,
             metric_label=quality.label,
             title="The student's own training loss, and its quality in validation",
             path=osp.join(out, CURVES),
         )
-        sections.append(Section('Learning curves', picture=CURVES))
+    picture = CURVES if curves else ''
+    sections.append(Section('Learning curves', text, picture=picture))
     if predictions:
         draw_reliability(predictions, osp.join(out, RELIABILITY))
         text = (

@@ -1,9 +1,8 @@
-"""One run of a grid: ``python -m frskd_mm.lab.compare.run FOLDER PARENT_PID``."""
+"""One run of a grid, in a process of its own."""
 
 import json
 import os
 import os.path as osp
-import sys
 import time
 from typing import Any, Dict, Optional, Sequence
 
@@ -116,6 +115,7 @@ def _execute(cfg: Config, folder: str, parent: int) -> None:
     # A first start must keep the config's own load_from.
     configure_run(cfg, work_dir=work_dir, resume=found.path)
     _keep_checkpoints_apart(cfg)
+    _log_to_files(cfg)
     for name in ('val_evaluator', 'test_evaluator'):
         cfg[name] = with_outputs_below(cfg.get(name), osp.join(folder, EVALUATED))
     predictions = osp.join(folder, PREDICTIONS)
@@ -160,6 +160,17 @@ def _execute(cfg: Config, folder: str, parent: int) -> None:
     if teacher is not None:
         result['self_teacher'] = teacher
     write_whole(osp.join(folder, RESULT), json.dumps(result, indent=2).encode())
+
+
+def _log_to_files(cfg: Config) -> None:
+    """Let the report read what is logged, whatever else the config logs to."""
+    if cfg.get('visualizer') is None:  # MMEngine's own logs to files
+        return
+    backends = cfg.visualizer.get('vis_backends') or []
+    if isinstance(backends, dict):
+        backends = [backends]
+    if not any('LocalVisBackend' in str(backend['type']) for backend in backends):
+        cfg.visualizer.vis_backends = [*backends, dict(type='LocalVisBackend')]
 
 
 def _keep_checkpoints_apart(cfg: Config) -> None:
@@ -246,7 +257,3 @@ def main(folder: str, parent: int) -> None:
         raise SystemExit(GONE)
     with hold(folder):
         execute(folder, parent)
-
-
-if __name__ == '__main__':
-    main(sys.argv[1], int(sys.argv[2]))

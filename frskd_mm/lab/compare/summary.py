@@ -124,11 +124,14 @@ class Summary:
                 'there is no difference to judge.'
             )
         if not self.differences:
-            return 'No method has a difference to the plain student.'
+            return (
+                'No method could be compared: of none has a run finished whose seed '
+                'the plain student has, too, and in which both have the metric.'
+            )
         if not self.num_tests:
             return (
-                'One seed shows no difference: give at least two with --seeds, '
-                'better ten.'
+                'One pair of seeds shows no difference: at least two have to finish, '
+                'of --seeds, better ten.'
             )
         ahead = [name for name, found in self.differences.items() if found.sign > 0]
         behind = [name for name, found in self.differences.items() if found.sign < 0]
@@ -169,6 +172,13 @@ class Summary:
             )
         return ' and '.join([', '.join(texts[:-1]), texts[-1]] if texts[1:] else texts)
 
+    def _ordered(self) -> List[str]:
+        """Return the plain student, the others by their difference, then the rest."""
+        first = [PLAIN, *self.differences]
+        return sorted(
+            self.methods, key=lambda m: first.index(m) if m in first else len(first)
+        )
+
     def table(self, parameters: int) -> List[Row]:
         """Return the header and a row for each method.
 
@@ -186,10 +196,7 @@ class Summary:
         header += ['step time', *(column.label for column in others)]
         header += ['memory', 'added in training', 'added in use']
         rows = [Row(header)]
-        first = [PLAIN, *self.differences]
-        for method in sorted(
-            self.methods, key=lambda m: first.index(m) if m in first else len(first)
-        ):
+        for method in self._ordered():
             if method not in self.results:
                 cells = [method, '0', 'failed', *['–'] * (len(header) - 3)]
                 rows.append(Row(cells, is_emphasised(method)))
@@ -197,7 +204,7 @@ class Summary:
             found = self.differences.get(method)
             seeds = list(self.results[method].values())
             cells = [method, str(len(seeds)), _mean_of(seeds, self.quality)]
-            cells.append(_difference(found, self.quality))
+            cells.append(difference_cell(found, self.quality))
             if is_corrected:
                 cells.append(_corrected(found, self.quality))
             cells.append(self.cost(method))
@@ -217,20 +224,32 @@ class Summary:
 
         A self-teacher that knows no more than its student cannot teach it much.
         """
-        rows = []
-        for method in [PLAIN, *self.differences]:
+        scores: Dict[str, List[dict]] = {}
+        for method in self._ordered():
             runs = list(self.results.get(method, {}).values())
             teachers = [run.get('self_teacher') for run in runs]
             if not teachers or not all(teachers):
                 continue
-            scores = [dict(metrics=metrics) for metrics in teachers]
-            cells = [method, str(len(runs)), _mean_of(runs, self.quality)]
-            cells += [_mean_of(scores, c) for c in (self.quality, *OF_TEACHERS)]
-            rows.append(Row(cells, is_emphasised(method)))
+            scores[method] = [dict(metrics=metrics) for metrics in teachers]
+        if not scores:
+            return []
+        # Segmentors and detectors have no calibration.
+        columns = [
+            column
+            for column in OF_TEACHERS
+            if any(
+                column.metric in run['metrics'] for s in scores.values() for run in s
+            )
+        ]
         header = ['method', 'n', f"student's {self.quality.label}"]
         header += [f"self-teacher's {self.quality.label}"]
-        header += [column.label for column in OF_TEACHERS]
-        return [Row(header), *rows] if rows else []
+        rows = [Row([*header, *(column.label for column in columns)])]
+        for method, of_teachers in scores.items():
+            runs = list(self.results[method].values())
+            cells = [method, str(len(runs)), _mean_of(runs, self.quality)]
+            cells += [_mean_of(of_teachers, c) for c in (self.quality, *columns)]
+            rows.append(Row(cells, is_emphasised(method)))
+        return rows
 
 
 def is_emphasised(method: str) -> bool:
@@ -265,7 +284,8 @@ def _interval(mean: float, half: float, column: Column) -> str:
     return f'{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]'
 
 
-def _difference(found: Optional[Difference], column: Column) -> str:
+def difference_cell(found: Optional[Difference], column: Column) -> str:
+    """Return a difference with its interval as a cell of a table."""
     if found is None:
         return '–'
     if not found.has_interval:

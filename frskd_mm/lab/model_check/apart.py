@@ -186,8 +186,9 @@ def check_apart(
     process.kill()
     process.join()
     if cut:
-        is_plain = result['phase'] == 'plain'
-        result.update(outcome=NOT_PLAIN if is_plain else CUT_OFF, error=cut)
+        result.update(outcome=CUT_OFF, error=cut)
+    if result['phase'] == 'plain' and result['outcome'] in (CUT_OFF, UNCLEAR):
+        result.update(outcome=NOT_PLAIN, plain_error=result['error'])
     return {**result, 'seconds': round(time.monotonic() - begin, 1)}
 
 
