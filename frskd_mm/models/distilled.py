@@ -291,7 +291,9 @@ def _check_checkpoint(
 
     MMEngine's loading only warns of what does not fit. The heads may differ, as
     when pretrained weights are fine-tuned on other classes. A backbone that
-    differs means that the file is of another model.
+    differs means that the file is of another model. A part of the model's own that
+    has no layer of the backbone, such as the norms that mmdet's SyncNormHook loads,
+    is none.
 
     Raises:
         ValueError: If a backbone tensor is missing or of another shape, or more than
@@ -310,7 +312,14 @@ def _check_checkpoint(
             # The distiller keeps what it has, and is not reported as missing.
             state_dict[prefix + key] = value
         given.pop(key, None)
-    misfits = find_misfits(own, as_converted(model, given))
+    converted = as_converted(model, given)
+    misfits = find_misfits(own, converted)
+    has_layers = any(
+        key.startswith('backbone.') and value.dim() > 1
+        for key, value in converted.items()
+    )
+    if not (has_layers or misfits['unknown'] or misfits['of another shape']):
+        return
     refused = {
         kind: [key for key in keys if key.startswith('backbone.')]
         for kind, keys in misfits.items()

@@ -233,7 +233,7 @@ class LabelEncoder(BaseModule):
 
     def forward(self, boxes: Boxes) -> Tensor:
         """Return the embeddings (T, out_channels) of T boxes."""
-        described = self.describe(boxes)
+        described = self.describe(boxes).to(self.local.weight.dtype)
         local = _normalised(self.local(self.transform(described)))
         local = self.feat_transform(local)
         points = _normalised(self.wide(_normalised(self.middle(local))))

@@ -33,18 +33,57 @@ def test_a_pretrained_teacher_that_is_the_student_agrees_with_it(family, tmp_pat
     assert not any(module.training for module in teacher.modules())
 
 
+def test_across_heads_it_agrees_with_itself(tmp_path):
+    """In eval mode FCOS scales its boxes by the stride, also of the student's maps."""
+    soft_label = dict(
+        type='frskd_mm.DetSoftLabelLoss', foreground=None, bbox_weight=1.0
+    )
+    model = taught('fcos', tmp_path, soft_label=soft_label, cross_head=1)
+    losses = model.loss(**family_batch('fcos'))
+    torch.testing.assert_close(losses['loss_kd'], torch.tensor(0.0), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ('student', 'teacher'),
+    [('retinanet', 'faster_rcnn'), ('faster_rcnn', 'cascade_rcnn')],
+)
+def test_unlike_detectors_compare_features(student, teacher, tmp_path):
+    settings = dict(
+        teacher=student_cfg(teacher), feature_loss=dict(type='frskd_mm.PKDLoss')
+    )
+    nothing = dict(type='frskd_mm.DetSoftLabelLoss', loss_weight=0.0)
+    model = taught(student, tmp_path, soft_label=nothing, **settings)
+    losses = model.loss(**family_batch(student))
+    assert losses['loss_pkd'] > 0
+
+
+@pytest.mark.parametrize(
+    ('student', 'teacher'),
+    [('retinanet', 'faster_rcnn'), ('cascade_rcnn', 'faster_rcnn')],
+)
+def test_heads_that_do_not_pair_are_refused(student, teacher, tmp_path):
+    with pytest.raises(TypeError, match='features alone: soft_label.loss_weight=0'):
+        taught(student, tmp_path, teacher=student_cfg(teacher))
+
+
 def taught(family, folder, **settings):
     """Build a student beside a pretrained teacher with its own weights."""
     torch.manual_seed(0)
     plain = MODELS.build(student_cfg(family))
     plain.init_weights()
     path = str(folder / 'teacher.pth')
-    torch.save(plain.state_dict(), path)
+    teacher = plain
+    if 'teacher' in settings:  # of another kind
+        teacher = MODELS.build(settings['teacher'])
+    torch.save(teacher.state_dict(), path)
     distiller = dict(
         type='frskd_mm.PretrainedTeacher',
-        teacher=student_cfg(family),
         checkpoint=path,
-        **{'soft_label': dict(type='frskd_mm.DetSoftLabelLoss'), **settings},
+        **{
+            'teacher': student_cfg(family),
+            'soft_label': dict(type='frskd_mm.DetSoftLabelLoss'),
+            **settings,
+        },
     )
     model = MODELS.build(
         dict(

@@ -527,3 +527,22 @@ def test_a_token_that_pretraining_leaves_is_no_sign_of_another_model():
     model = toy_distilled()
     load_state_dict(model, weights)
     assert torch.equal(model.backbone.conv1.weight, weights['backbone.conv1.weight'])
+
+
+@pytest.mark.parametrize('part', ['norms', 'head'])
+def test_parts_of_the_model_itself_can_be_loaded(part):
+    """As mmdet's SyncNormHook loads the norms alone in a run of several processes."""
+    model = toy_distilled()
+    own = model.state_dict()
+    chosen = {
+        name: value + 1
+        for name, value in own.items()
+        if not name.startswith('distiller.')
+        and (name.startswith('head.') if part == 'head' else value.dim() <= 1)
+    }
+    model.load_state_dict(chosen, strict=False)
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in chosen.items())
+    weight = 'backbone.layer1.0.conv1.weight'
+    with pytest.raises(ValueError, match='does not fit the backbone .* missing'):
+        model.load_state_dict({weight: own[weight]}, strict=False)

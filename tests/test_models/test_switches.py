@@ -62,3 +62,18 @@ def test_margins_reach_the_self_teacher():
     for name in ('margins', 'sinm_m'):
         ours, theirs = (getattr(m.head, name) for m in (model, self_teacher.twin))
         assert torch.equal(ours, theirs)
+
+
+def test_a_switch_of_class_weights_reaches_the_self_teacher():
+    model = MODELS.build(
+        dict(
+            type='frskd_mm.Distilled',
+            student=toy_student_cfg(),
+            distiller=toy_frskd_cfg(),
+        )
+    ).train()
+    weights = [0.5] * 5 + [2.0] * 5
+    switch_loss(model, dict(type='CrossEntropyLoss', class_weight=weights))
+    model(**toy_batch(), mode='loss')
+    twin = model.distiller.self_teacher.twin
+    assert twin.head.loss_module.class_weight == weights

@@ -196,9 +196,7 @@ class FRSKD(TeachingDistiller):
         student_pass = self.run_student(
             student, inputs, data_samples, self.levels, self.preact
         )
-        if not self.is_active:
-            return student_pass.losses
-        if not self.is_due():
+        if not self.is_active or not self.is_due():
             return scale_losses(student_pass.losses, self.student_factor)
         teacher_pass = self.run_self_teacher(student, student_pass, data_samples)
         return self.four_terms(student_pass, teacher_pass, data_samples)

@@ -8,7 +8,10 @@ from torch import Tensor
 
 from frskd_mm.models.losses import FeatureLoss
 from frskd_mm.models.passes import Pass
-from frskd_mm.models.tasks.classification import predicted_logits
+from frskd_mm.models.tasks.classification import (
+    head_setting,
+    predicted_logits,
+)
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import check_arguments
 
@@ -89,7 +92,8 @@ class FRSKDSLA(FRSKD):
                 'own. Remove shared_head from the distiller, or use FRSKD.'
             )
         self.aggregate_loss = build_soft_label(aggregate_loss, temperature=4.0)
-        self.joint_head = JointHead(self.task, student_cfg, student.head.in_channels)
+        in_channels = head_setting(student, 'in_channels', 'FRSKDSLA')
+        self.joint_head = JointHead(self.task, student_cfg, in_channels)
         self.teacher_joint_head = JointHead(
             self.task, student_cfg, self.self_teacher.twin.head.in_channels
         )

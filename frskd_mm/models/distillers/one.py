@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel, BaseModule, ModuleList, Sequential
 from torch import Tensor, nn
 
+from frskd_mm.models.switches import Switches
 from frskd_mm.models.tasks.base import as_levels
 from frskd_mm.models.tasks.classification import predicted_logits
 from frskd_mm.registry import MODELS
@@ -220,6 +221,7 @@ class ONE(BaseDistiller):
             )
             for _ in range(num_branches - 1)
         )
+        self._switches = [Switches(student, branch.twin) for branch in self.branches]
         size = count_parameters(self.branches[0].stage)
         print_log(
             f'ONE: {num_branches} branches from backbone.{self.stage_name} on, with '
@@ -227,6 +229,11 @@ class ONE(BaseDistiller):
             'backbone in each.',
             logger='current',
         )
+
+    def before_forward(self, student: BaseModel) -> None:
+        """Let the branches follow what hooks exchanged on the student."""
+        for switches, branch in zip(self._switches, self.branches):
+            switches.follow_parts(student, branch.twin)
 
     def loss(
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]
@@ -239,6 +246,7 @@ class ONE(BaseDistiller):
 
         logits = [predicted_logits(student_pass)]
         for index, branch in enumerate(self.branches, start=2):
+            self._switches[index - 2].follow(student, branch.twin)
             branch_feats = (*feats[:-1], branch(shared))
             branch_pass = self.run_twin(
                 branch.twin, branch_feats, data_samples, student_pass

@@ -20,6 +20,7 @@ from frskd_mm.utils.checkpoint import weights_of
 from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
 from frskd_mm.utils.preprocessing import renormalizer
 from frskd_mm.utils.random import isolated_rng
+from frskd_mm.utils.scope import type_name
 
 from .base import TeachingDistiller, scale_losses
 
@@ -146,16 +147,21 @@ class PretrainedTeacher(TeachingDistiller):
         self.soft_label = MODELS.build(soft_label)
         self.self_teacher = self_teacher
         teacher_cfg = _teacher_cfg(teacher, self_teacher)
-        self._frozen = Frozen(MODELS.build(teacher_cfg))
+        self._frozen = Frozen(MODELS.build(ConfigDict(teacher_cfg)))
         self._has_weights = False
         self.task.check_teacher(self.teacher)
+        if self.soft_label.loss_weight and not self_teacher:
+            self._check_outputs_pair(student)
         if cross_head is not None:
             # A self-teacher's outputs are recorded by its own distiller.
             task = self.teacher.distiller.task if self_teacher else self.task
             task.cut_heads(self.teacher, cross_head)
         _check_classes(student, self.teacher)
         self.renormalize = None
-        if teacher_cfg.get('data_preprocessor'):
+        if any(
+            part.get('data_preprocessor')
+            for part in (teacher_cfg, teacher_cfg.get('student', {}))
+        ):
             self.renormalize = renormalizer(
                 student.data_preprocessor, self.teacher.data_preprocessor
             )
@@ -250,6 +256,27 @@ class PretrainedTeacher(TeachingDistiller):
             )
             return distiller.run_self_teacher(teacher, below, data_samples)
 
+    def compare_outputs(
+        self, student: Pass, teacher: Pass, data_samples: Sequence[Any]
+    ) -> Tensor:
+        """Apply L_KD; heads that go on with the student's maps are the teacher's."""
+        with self._frozen.heads_as_in_training():
+            return super().compare_outputs(student, teacher, data_samples)
+
+    def _check_outputs_pair(self, student: BaseModel) -> None:
+        """Refuse a teacher whose heads do not give what the student's do."""
+        own, others = (
+            self.task.output_targets(model) for model in (student, self.teacher)
+        )
+        if own.keys() - others.keys():
+            raise TypeError(
+                f'The heads of the teacher, a {type(self.teacher).__name__}, do not '
+                f'give what those of the student, a {type(student).__name__}, give, so '
+                'soft labels have nothing to compare. Use a teacher with heads of the '
+                'same kind, or features alone: soft_label.loss_weight=0 and the '
+                "distiller's feature_loss."
+            )
+
     def init_weights(self) -> None:
         """Initialise the adapters and load the teacher's weights."""
         super().init_weights()
@@ -294,15 +321,16 @@ def _teacher_cfg(teacher: Union[dict, str], self_teacher: bool) -> Dict[str, Any
         whole = Config.fromfile(teacher)
         # Where mmpretrain keeps it.
         cfg, preprocessor = whole.model, whole.get('data_preprocessor')
-    if str(cfg['type']).endswith('Distilled'):
+    if type_name(cfg['type']) in ('Distilled', 'distill'):
         preprocessor = cfg.get('data_preprocessor') or preprocessor
         if not self_teacher:
             cfg = cfg['student']
-    has_self_teacher = str(cfg.get('distiller', {}).get('type')).endswith('FRSKD')
+    has_self_teacher = type_name(cfg.get('distiller', {}).get('type')) == 'FRSKD'
     if self_teacher and not has_self_teacher:
         raise ValueError(
             'self_teacher=True of PretrainedTeacher needs a model that was distilled '
-            f'by FRSKD, but distiller.teacher is a {cfg["type"]}. Name the config that '
+            f'by FRSKD, but distiller.teacher is a {type_name(cfg["type"])}. Name the '
+            'config that '
             'frskd train --method frskd or label-assisted left in its work_dir, or '
             'remove self_teacher.'
         )

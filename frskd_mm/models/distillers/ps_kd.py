@@ -9,7 +9,11 @@ from mmengine.dist import all_gather
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from frskd_mm.models.tasks.classification import predicted_logits, target_scores
+from frskd_mm.models.tasks.classification import (
+    head_setting,
+    predicted_logits,
+    target_scores,
+)
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import FRACTION, at_least, check_arguments
 from frskd_mm.utils.precision import at_least_fp32, full_precision
@@ -70,12 +74,11 @@ class PSKD(BaseDistiller):
     ) -> None:
         super().__init__(student)
         self.alpha = alpha
+        num_classes = head_setting(student, 'num_classes', 'PSKD')
         # Whose the rows are, as far as this process has seen; 0 is nobody.
         self._owners = torch.zeros(num_samples, dtype=torch.int64)
         # A row of zeros: not predicted yet.
-        self.register_buffer(
-            'predictions', torch.zeros(num_samples, student.head.num_classes)
-        )
+        self.register_buffer('predictions', torch.zeros(num_samples, num_classes))
 
     def loss(
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]

@@ -6,7 +6,11 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from frskd_mm.models.tasks.classification import check_one_branch, predicted_logits
+from frskd_mm.models.tasks.classification import (
+    check_one_branch,
+    head_setting,
+    predicted_logits,
+)
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import check_arguments
 
@@ -55,7 +59,8 @@ class SLA(BaseDistiller):
         super().__init__(student)
         check_one_branch(student, type(self).__name__)
         self.soft_label = build_soft_label(soft_label, temperature=1.0)
-        self.joint_head = JointHead(self.task, student_cfg, student.head.in_channels)
+        in_channels = head_setting(student, 'in_channels', type(self).__name__)
+        self.joint_head = JointHead(self.task, student_cfg, in_channels)
 
     def loss(
         self, student: BaseModel, inputs: Tensor, data_samples: Sequence[Any]

@@ -6,7 +6,11 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from frskd_mm.models.tasks.classification import predicted_logits, target_scores
+from frskd_mm.models.tasks.classification import (
+    head_setting,
+    predicted_logits,
+    target_scores,
+)
 from frskd_mm.models.tasks.levels import StageNames
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import check_arguments
@@ -62,7 +66,8 @@ class USKD(BaseDistiller):
         shapes = self.levels.shapes
         check_num_levels('USKD', self.levels)
         self.uskd = MODELS.build({'type': 'frskd_mm.USKDLoss', **(uskd or {})})
-        self.weak_classifier = nn.Linear(shapes[-2][0], student.head.num_classes)
+        num_classes = head_setting(student, 'num_classes', 'USKD')
+        self.weak_classifier = nn.Linear(shapes[-2][0], num_classes)
         if not self.uskd.mu:
             # DistributedDataParallel would wait for gradients that never come.
             self.weak_classifier.requires_grad_(False)

@@ -15,7 +15,7 @@ class DetSoftLabelLoss(SoftLabelLoss):
     An extension of this project: no FRSKD detector was published.
 
     Args:
-        temperature (float): K above. Defaults to 1.0: larger values raise the
+        temperature (float): K. Defaults to 1.0: larger values raise the
             sigmoid of every background place.
         foreground (str, optional): Weight of the places of dense maps, see
             :class:`SoftLabelLoss`. Defaults to 'confidence'.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from frskd_mm.models.necks.layers import build_norm
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments
+from frskd_mm.utils.precision import at_least_fp32, in_own_precision
 
 from .feature_loss import FeatureLoss
 from .weighted_mean import weighted_mean
@@ -72,8 +73,8 @@ class FitNetLoss(FeatureLoss):
         self, level: int, student: Tensor, teacher: Tensor, weight: Optional[Tensor]
     ) -> Tensor:
         """Compare the maps of one level, see :class:`FeatureLoss`."""
-        dtype = next(self.parameters()).dtype
-        adapted, target = self.adapters[level](student.to(dtype)), teacher.to(dtype)
+        adapted = in_own_precision(self.adapters[level], student)
+        target = at_least_fp32(teacher)
         if weight is None:
             return F.mse_loss(adapted, target)
         return weighted_mean((adapted - target).square().mean(dim=1), weight)

@@ -54,7 +54,6 @@ class LGDLoss(FeatureLoss):
     ) -> None:
         super().__init__(loss_weight, **kwargs)
         pairs = list(zip(in_channels, out_channels))
-        self.num_levels = len(pairs)
         if len(set(pairs)) == 1:
             pairs = pairs[:1]
         self.adapters = ModuleList(

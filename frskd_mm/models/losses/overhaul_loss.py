@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, check_arguments, one_of
-from frskd_mm.utils.precision import at_least_fp32
+from frskd_mm.utils.precision import at_least_fp32, in_own_precision
 
 from .feature_loss import FeatureLoss
 from .fitnet_loss import ADAPTER_INIT, adapter
@@ -59,11 +59,11 @@ class OverhaulLoss(FeatureLoss):
 
         d(s, t) &= 0 \text{ if } s \le t \le 0, \text{ else } (s - t)^2
 
-    and level i of n counts :math:`2^{-(n - i)}`. The value is a sum over
-    d_i * H * W, in which each position has its weight if there are any: retune
-    ``loss_weight`` when the resolution changes. The
-    teacher's maps are detached, and all is computed in the adapters'
-    precision, fp32 whatever the autocast dtype.
+    and level i of n, fine to coarse, counts :math:`2^{-(n - i)}`. The value is a sum
+    over d_i * H * W, in which each position has its weight if there are any: retune
+    ``loss_weight`` when the resolution changes. The teacher's maps are detached, and
+    all is computed in fp32 whatever the autocast dtype, but for the adapters of a
+    model that is cast as a whole.
 
     The margin is the expectation of a channel's negative responses, by
 
@@ -120,6 +120,8 @@ class OverhaulLoss(FeatureLoss):
                 "margin='batch' in the distiller's feature_loss."
             )
         self.margin = margin
+        #: How many levels are coarser than each.
+        self._coarser: List[int] = []
         self.adapters = ModuleList(
             nn.Sequential(*adapter(c, d, norm_cfg))
             for c, d in zip(in_channels, out_channels)
@@ -128,12 +130,28 @@ class OverhaulLoss(FeatureLoss):
             for level, norm in enumerate(teacher_norms or ()):
                 self.register_buffer(f'margin_{level}', margin_of_norm(norm))
 
+    def forward(
+        self,
+        student_feats: Sequence[Tensor],
+        teacher_feats: Sequence[Tensor],
+        weights: Optional[Sequence[Tensor]] = None,
+    ) -> Tensor:
+        """Compute the weighted loss, see :class:`FeatureLoss`.
+
+        The maps may also come coarse to fine, as YOLOv3's do.
+        """
+        areas = [feat.shape[-2:].numel() for feat in teacher_feats]
+        fine_to_coarse = areas == sorted(areas, reverse=True)
+        number = len(areas)
+        self._coarser = [number - 1 - i if fine_to_coarse else i for i in range(number)]
+        return super().forward(student_feats, teacher_feats, weights)
+
     def level_loss(
         self, level: int, student: Tensor, teacher: Tensor, weight: Optional[Tensor]
     ) -> Tensor:
         """Compare the pre-ReLU maps of one level, see :class:`FeatureLoss`."""
-        dtype = next(self.parameters()).dtype
-        source, teacher = self.adapters[level](student.to(dtype)), teacher.to(dtype)
+        source = in_own_precision(self.adapters[level], student)
+        teacher = at_least_fp32(teacher)
         if self.margin == 'norm':
             margin = getattr(self, f'margin_{level}')
         else:
@@ -143,4 +161,4 @@ class OverhaulLoss(FeatureLoss):
         distances = (source - target).square() * counts
         if weight is not None:
             distances = distances * weight[:, None]
-        return distances.sum() / len(source) / 2 ** (len(self.adapters) - 1 - level)
+        return distances.sum() / len(source) / 2 ** self._coarser[level]

@@ -37,11 +37,14 @@ def distance_iou_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - IoU of boxes given as distances (M, 4) from one point to the sides."""
     student, teacher = student.clamp(min=0), teacher.clamp(min=0)
     # Left, top, right, bottom: width is left + right, height top + bottom.
-    overlap = torch.min(student, teacher)[:, :2] + torch.min(student, teacher)[:, 2:]
+    shared = torch.min(student, teacher)
+    overlap = shared[:, :2] + shared[:, 2:]
     areas = [(box[:, :2] + box[:, 2:]).prod(dim=1) for box in (student, teacher)]
     intersection = overlap.prod(dim=1)
     union = areas[0] + areas[1] - intersection
-    return 1.0 - intersection / union.clamp(min=1e-6)
+    # Two boxes without area are alike.
+    iou = torch.where(union > 0, intersection / union.clamp(min=1e-6), 1.0)
+    return 1.0 - iou
 
 
 def rotated_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -219,8 +222,12 @@ class SoftLabelLoss(nn.Module):
         Returns:
             Tensor: Scalar.
         """
-        check_shapes(head)
-        head = self._on_grid(head)
+        if self.upsample:  # brings logits of other strides to one size
+            head = self._on_grid(head)
+            check_shapes(head)
+        else:
+            check_shapes(head)
+            head = self._on_grid(head)
         weight, bbox_weight = self.place_weights(head)
         divergence = self.divergence(head)
         if weight is not None and weight.dtype == torch.bool:

@@ -400,7 +400,8 @@ class Task(ABC):
         values = {}
         if follow is not None:
             names = self.replayed_targets(model)
-            values = {name: follow.outputs[name] for name in names}
+            # A two-stage teacher's student may have none of them.
+            values = {n: follow.outputs[n] for n in names if n in follow.outputs}
         recorder = PreactRecorder if preact else Replayer
         return recorder(targets, values)
 

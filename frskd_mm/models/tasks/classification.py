@@ -192,3 +192,24 @@ def target_scores(data_samples: Sequence[Any], num_classes: int) -> Tensor:
         return torch.stack([sample.gt_score for sample in data_samples])
     labels = torch.cat([sample.gt_label for sample in data_samples])
     return F.one_hot(labels, num_classes).float()
+
+
+def head_setting(student: BaseModel, name: str, method: str) -> int:
+    """Return a number that a head of a classifier names.
+
+    Args:
+        student: A classifier.
+        name: 'num_classes' or 'in_channels'.
+        method: Who asks.
+
+    Raises:
+        TypeError: If the head has no layer of its own, as behind LeNet.
+    """
+    value = getattr(student.head, name, None)
+    if not isinstance(value, int):
+        raise TypeError(
+            f'{method} reads {name} of the head, which a {type(student.head).__name__} '
+            'without a layer of its own does not have. Use a head such as '
+            'LinearClsHead, or another method, such as frskd or cs-kd.'
+        )
+    return value

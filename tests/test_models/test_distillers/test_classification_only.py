@@ -91,3 +91,22 @@ def test_methods_that_read_one_pooled_vector_refuse_two(method):
         MODELS.build(
             dict(type='frskd_mm.Distilled', student=student, distiller=distiller)
         )
+
+
+@pytest.mark.parametrize(
+    ('distiller', 'name'),
+    [
+        (dict(type='frskd_mm.PSKD', num_samples=8), 'num_classes'),
+        (dict(type='frskd_mm.SLA'), 'in_channels'),
+    ],
+)
+def test_heads_without_a_layer_are_named(distiller, name):
+    student = dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(type='LeNet5', num_classes=10),
+        head=dict(type='ClsHead', loss=dict(type='CrossEntropyLoss')),
+    )
+    with pytest.raises(TypeError, match=f'reads {name} of the head'):
+        MODELS.build(
+            dict(type='frskd_mm.Distilled', student=student, distiller=distiller)
+        )

@@ -254,3 +254,12 @@ def test_the_stage_can_be_set(stage, names):
 def test_a_stage_that_does_not_lead_to_the_last_map_is_named():
     with pytest.raises(ValueError, match="cannot branch at 'layer5'"):
         build_on(dict(type='ResNet', depth=18), 512, stage='layer5')
+
+
+def test_branches_follow_a_switched_loss():
+    model = toy_model(one_cfg()).train()
+    loss = dict(type='mmpretrain.LabelSmoothLoss', label_smooth_val=0.1, num_classes=10)
+    model.head.loss_module = MODELS.build(loss)
+    model(**toy_batch(), mode='loss')
+    for branch in model.distiller.branches:
+        assert branch.twin.head.loss_module.label_smooth_val == 0.1

@@ -11,7 +11,8 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS
 from toys import terms_of, toy_batch, toy_frskd_cfg, toy_model, toy_student_cfg
 
-from frskd_mm.models.distillers import PretrainedTeacher
+from frskd_mm.models.distilled import Distilled, distill
+from frskd_mm.models.distillers import FRSKD, PretrainedTeacher
 from frskd_mm.utils.recorder import Recorder
 
 FEATURE_TERMS = {
@@ -164,6 +165,36 @@ def test_a_teacher_sees_what_its_own_preprocessor_would_give(
     )
     assert not torch.allclose(kd, unlike, rtol=0.1)
     assert not any('renormalize' in name for name in model.state_dict())
+
+
+def test_a_self_teacher_sees_what_its_students_preprocessor_would_give(checkpoint):
+    inner = toy_student_cfg()
+    inner['data_preprocessor'] = dict(mean=[0.0] * 3, std=[1.0] * 3, to_rgb=True)
+    teacher = dict(type='frskd_mm.Distilled', student=inner, distiller=toy_frskd_cfg())
+    student = toy_student_cfg()
+    student['data_preprocessor'] = dict(mean=[127.0] * 3, std=[128.0] * 3)
+    cfg = distiller_cfg(checkpoint, teacher=teacher, self_teacher=True)
+    model = MODELS.build(
+        dict(type='frskd_mm.Distilled', student=student, distiller=cfg)
+    )
+    assert model.distiller.renormalize is not None
+
+
+def test_a_distilled_teacher_may_be_configured_in_python(checkpoint):
+    teacher = dict(type=distill, student=teacher_cfg(), distiller=toy_frskd_cfg())
+    model = toy_model(distiller_cfg(checkpoint, teacher=teacher))
+    assert not isinstance(model.distiller.teacher, Distilled)
+    self_taught = distiller_cfg(
+        checkpoint,
+        teacher=dict(
+            type=distill,
+            student=teacher_cfg(),
+            distiller={**toy_frskd_cfg(), 'type': FRSKD},
+        ),
+        self_teacher=True,
+    )
+    model = toy_model(self_taught)
+    assert isinstance(model.distiller.teacher, Distilled)
 
 
 def test_a_teacher_without_a_preprocessor_sees_the_students_images(checkpoint):

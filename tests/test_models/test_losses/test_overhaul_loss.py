@@ -156,3 +156,21 @@ def test_a_shallower_level_counts_half():
     one = OverhaulLoss([3], [3], loss_weight=1.0, margin='batch')
     one.adapters[0].load_state_dict(loss.adapters[0].state_dict())
     torch.testing.assert_close(both, 1.5 * one([feats[0]], [feats[1]]))
+
+
+def test_levels_may_come_coarse_to_fine():
+    """As those of YOLOv3 do; the finest is halved most either way."""
+    torch.manual_seed(0)
+    student, teacher = feats_of()
+    loss = build(margin='batch')
+    value = loss(student, teacher)
+    loss.adapters = loss.adapters[::-1]
+    torch.testing.assert_close(loss(student[::-1], teacher[::-1]), value)
+
+
+def test_maps_of_a_model_cast_to_fp16_do_not_overflow():
+    feats = [torch.randn(1, 64, 32, 32, dtype=torch.float16)] * 2
+    loss = OverhaulLoss([64, 64], [64, 64], margin='batch').half()
+    value = loss(feats, [5 * feat for feat in feats])
+    assert value.dtype == torch.float32
+    assert torch.isfinite(value)

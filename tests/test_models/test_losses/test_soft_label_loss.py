@@ -12,6 +12,7 @@ from frskd_mm.models.losses import (
     PixelSoftLabelLoss,
     SoftLabelLoss,
 )
+from frskd_mm.models.losses.soft_label_loss import distance_iou_loss
 
 SHAPES = [(1, 2), (4, 10), (3, 100), (2, 5, 7), (2, 4, 3, 5), (2, 3, 2, 3, 2)]
 
@@ -166,3 +167,20 @@ def test_extreme_logits_stay_finite():
     loss.backward()
     assert loss.item() == pytest.approx(2e4, rel=1e-5)
     assert torch.isfinite(student.grad).all()
+
+
+def test_boxes_without_area_are_alike():
+    nothing, box = torch.zeros(1, 4), torch.ones(1, 4)
+    assert distance_iou_loss(nothing, nothing).item() == 0
+    assert distance_iou_loss(box, nothing).item() == 1
+    assert distance_iou_loss(box, box).item() == 0
+
+
+def test_logits_of_other_strides_are_compared_at_the_labels_size():
+    torch.manual_seed(0)
+    loss = PixelSoftLabelLoss(upsample=True)
+    student, teacher = torch.randn(2, 5, 4, 4), torch.randn(2, 5, 2, 2)
+    labels = torch.zeros(2, 8, 8, dtype=torch.long)
+    assert loss(student, teacher, labels=labels) > 0
+    with pytest.raises(ValueError, match=r'\(2, 5, 4, 4\) and \(2, 5, 2, 2\)'):
+        PixelSoftLabelLoss(upsample=False)(student, teacher, labels=labels)
