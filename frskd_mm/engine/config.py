@@ -5,6 +5,7 @@ import logging
 import os
 import os.path as osp
 import traceback
+from copy import deepcopy
 from glob import escape, glob
 from importlib.util import find_spec
 from typing import Any, Callable, Iterator, List, Optional, Sequence
@@ -332,12 +333,10 @@ def check_sample_indices(cfg: Config) -> None:
 
 def renamed(cfg: Config, filename: str) -> Config:
     """Return a copy that the runner writes to the work directory under another name."""
-    return Config(
-        cfg.to_dict(),
-        cfg_text=cfg.text or '\n',
-        filename=filename,
-        env_variables=cfg.env_variables,
-    )
+    copy = deepcopy(cfg)  # what a pure Python config imports stays what it is
+    object.__setattr__(copy, '_filename', filename)
+    object.__setattr__(copy, '_text', cfg.text or '\n')
+    return copy
 
 
 def resolve_work_dir(

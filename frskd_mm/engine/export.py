@@ -10,7 +10,12 @@ from mmengine.runner import save_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from frskd_mm.models.distilled import DISTILLER_PREFIX
-from frskd_mm.utils.checkpoint import find_misfits, summarize_misfits, weights_of
+from frskd_mm.utils.checkpoint import (
+    find_misfits,
+    select_weights,
+    summarize_misfits,
+    weights_of,
+)
 from frskd_mm.utils.checkpoint_files import write_files_whole
 from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
 from frskd_mm.utils.model import build_model
@@ -101,7 +106,7 @@ def _check_out(checkpoint: str, out: str, config_path: str, plain: Config) -> No
             f'OUT is the checkpoint to write, for example student.pth, not {out}.'
         )
     if osp.exists(out):
-        if osp.samefile(checkpoint, out):
+        if osp.exists(checkpoint) and osp.samefile(checkpoint, out):  # or a URL
             raise ValueError(
                 f'OUT is the checkpoint itself ({out}). Name another file.'
             )
@@ -135,11 +140,7 @@ def _is_export(path: str, plain: Config) -> bool:
 
 def student_weights(weights: Dict[str, Any]) -> Dict[str, Any]:
     """Return the student's weights of those of a distilled model, or of its own."""
-    return {
-        key: value
-        for key, value in weights.items()
-        if not key.startswith(DISTILLER_PREFIX)
-    }
+    return select_weights(weights, lambda name: not name.startswith(DISTILLER_PREFIX))
 
 
 def load_student(plain: Config, weights: Dict[str, Any], origin: str) -> BaseModel:

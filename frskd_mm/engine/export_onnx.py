@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import os.path as osp
+import re
 import tempfile
 import warnings
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -214,7 +215,7 @@ def _output_names(model: BaseModel, task: str, images: Tensor) -> List[str]:
         kinds = model(images, mode='tensor')
     head = type(model.bbox_head)
     parameters = list(inspect.signature(head.loss_by_feat).parameters)[1:]
-    known = [name[:-1] if name.endswith('s') else name for name in parameters]
+    known = [re.sub('(?<=ss)es$|s$', '', name) for name in parameters]
     return [
         f'{name}_{level}'
         for name, maps in zip(known, kinds)
@@ -235,7 +236,7 @@ def _metadata(
         cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     )
     to_rgb = preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb')
-    pads = ('pad_size_divisor', 'size', 'size_divisor', 'pad_val')
+    pads = ('pad_size_divisor', 'size', 'size_divisor', 'pad_value', 'pad_val')
     test = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
     dataset = test.get('dataset') or {}
     dataset_meta = meta.get('dataset_meta') or {}

@@ -102,13 +102,14 @@ class _Heartbeat:
             return  # a group that met otherwise, whose store is not known
         rank, size = distributed.get_rank(), distributed.get_world_size()
         counts = dict.fromkeys(set(range(size)) - {rank}, 0)
-        self._answered = time.monotonic()
-        self._changed = dict.fromkeys(counts, self._answered)
         while not self._stopping.wait(self.interval):
             try:
                 if self._store is None:
                     self._store = self._connect()
                 self._store.add(self._key(rank), 1)
+                # From the first answer on: a group may have met elsewhere.
+                self._answered = time.monotonic()
+                self._changed = self._changed or dict.fromkeys(counts, self._answered)
                 for other in counts:
                     count = self._store.add(self._key(other), 0)
                     self._answered = time.monotonic()

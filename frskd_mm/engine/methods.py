@@ -7,10 +7,13 @@ from mmengine.config import Config, ConfigDict
 
 import frskd_mm
 from frskd_mm.utils.arguments import did_you_mean
+from frskd_mm.utils.scope import type_name
 
 from .config import load_config
 
 PLAIN = 'none'
+#: What mmpretrain's CrossEntropyLoss is without more settings.
+CE = dict(loss_weight=1.0, use_sigmoid=False, use_soft=False, reduction='mean')
 #: How the method files name the tasks.
 TASKS = ('cls', 'det', 'seg')
 
@@ -87,13 +90,21 @@ def check_changes(method: str, cfg: Config, student: ConfigDict, changes: Any) -
         ValueError: If it replaces a loss other than the cross-entropy, or augments.
     """
     if 'loss' in changes.get('head', {}):
-        loss = student.head.setdefault('loss', dict(type='CrossEntropyLoss'))['type']
-        loss = getattr(loss, '__name__', loss)  # a class in configs that import
-        if loss.split('.')[-1] != 'CrossEntropyLoss':
+        loss = student.head.setdefault('loss', dict(type='CrossEntropyLoss'))
+        kind = type_name(loss['type'])
+        if kind != 'CrossEntropyLoss':
             raise ValueError(
                 f'{method} replaces the cross-entropy loss of the head, but '
-                f'model.head.loss.type is {loss!r}. Use another method, or set '
+                f'model.head.loss.type is {kind!r}. Use another method, or set '
                 "model.head.loss=dict(type='CrossEntropyLoss')."
+            )
+        chosen = {k: v for k, v in loss.items() if k != 'type' and v != CE.get(k)}
+        if chosen:
+            raise ValueError(
+                f'{method} replaces the cross-entropy loss of the head, whose '
+                f'{", ".join(chosen)} would be lost. Take that out of model.head.loss, '
+                'or write a method of your own, a file with the whole loss: '
+                "model = dict(head=dict(loss=dict(_delete_=True, type='...')))."
             )
     if 'augments' in changes.get('train_cfg', {}):
         preprocessor = student.get('data_preprocessor') or cfg.get('data_preprocessor')

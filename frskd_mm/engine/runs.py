@@ -6,16 +6,22 @@ import threading
 from contextlib import contextmanager
 from copy import deepcopy
 from types import FrameType
-from typing import Dict, Iterator, Optional, Sequence
+from typing import Any, Dict, Iterator, Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch.utils.data import DataLoader
 
-from frskd_mm.hooks import ExactResumeHook, NonFiniteHook, SafeCheckpointHook
+from frskd_mm.hooks import (
+    AggregatedPredictionHook,
+    ExactResumeHook,
+    NonFiniteHook,
+    SafeCheckpointHook,
+)
 from frskd_mm.models.distilled import DISTILLER_PREFIX, Distilled
 from frskd_mm.utils.checkpoint import (
     find_loading_misfits,
@@ -45,6 +51,7 @@ from .work_dir_lock import hold_work_dir
 
 #: Of mmseg's heads that only training needs. What is evaluated may lack them.
 AUXILIARY_PREFIX = 'auxiliary_head.'
+JOINT_HEAD_PREFIX = f'{DISTILLER_PREFIX}joint_head.'
 #: What the names of the configs of evaluations begin with.
 EVALUATED = 'test_'
 
@@ -211,9 +218,9 @@ def evaluate(
 
 
 def _evaluate(cfg: Config, checkpoint: str, self_teacher: bool) -> Dict[str, float]:
-    cfg.load_from, cfg.resume = checkpoint, False
-    cfg.work_dir = resolve_work_dir(cfg, cfg.filename or 'config.py', None)
+    work_dir = resolve_work_dir(cfg, cfg.filename or 'config.py', None)
     cfg = renamed(cfg, _evaluated_name(cfg))
+    cfg.load_from, cfg.resume, cfg.work_dir = checkpoint, False, work_dir
     runner = build_runner(cfg)
     if self_teacher and not isinstance(runner, Runner):
         raise ValueError(
@@ -263,10 +270,30 @@ def _check_fit(runner: Runner, cfg: Config, self_teacher: bool) -> None:
     ignored = (
         [AUXILIARY_PREFIX] if self_teacher else [AUXILIARY_PREFIX, DISTILLER_PREFIX]
     )
+    _check_joint_head(runner, model, weights)
     misfits = summarize_misfits(find_loading_misfits(model, weights, ignored))
     if misfits:
         raise ValueError(
             f'{cfg.load_from} is of another model than the config, so what it would '
             f'score means nothing: {misfits}. Give the config that it was trained '
             'with, or the file of this one.'
+        )
+
+
+def _check_joint_head(
+    runner: Runner, model: BaseModel, weights: Dict[str, Any]
+) -> None:
+    """Refuse to aggregate predictions by a joint head that was not trained.
+
+    Raises:
+        ValueError: If the hook that does so is there, but not the head's weights.
+    """
+    if not any(isinstance(hook, AggregatedPredictionHook) for hook in runner.hooks):
+        return
+    own = [key for key in model.state_dict() if key.startswith(JOINT_HEAD_PREFIX)]
+    if not all(key in weights for key in own):
+        raise ValueError(
+            'AggregatedPredictionHook predicts with the joint head, which the '
+            'checkpoint does not have. Evaluate a training checkpoint, or take the '
+            'hook out of custom_hooks.'
         )

@@ -1,7 +1,7 @@
 """What can be wrong with a sample that a host's pipeline lets pass."""
 
 import math
-from typing import Any, Iterator, Optional, Sequence
+from typing import AbstractSet, Any, FrozenSet, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -16,8 +16,17 @@ class BadSample(ValueError):
     """What is wrong with a sample, of which only the data set knows the name."""
 
 
+class Expected(NamedTuple):
+    """What a model takes."""
+
+    #: Channels that its normalisation expects, if it does.
+    channels: Optional[int]
+    #: Labels that segmentors' heads ignore, beside the data set's own.
+    ignored: FrozenSet[int]
+
+
 def check_sample(
-    sample: Any, dataset: Any, channels: Optional[int], is_training: bool
+    sample: Any, dataset: Any, expected: Expected, is_training: bool
 ) -> None:
     """Refuse a packed sample that model or metric could not use.
 
@@ -25,7 +34,7 @@ def check_sample(
         sample: What the pipeline gives. Anything but the hosts' dict of
             ``inputs`` and ``data_samples`` is let pass.
         dataset: The data set; its ``metainfo`` names the classes.
-        channels: Channels that the model expects, if it is known.
+        expected: What the model takes.
         is_training: Whether label maps have to be of the images' size: in
             evaluations they keep the size that the image had.
 
@@ -38,6 +47,7 @@ def check_sample(
     inputs, annotation = sample.get('inputs'), sample['data_samples']
     if not isinstance(inputs, Tensor) or inputs.dim() != 3:
         return
+    channels = expected.channels
     if channels is not None and inputs.shape[0] != channels:
         raise BadSample(
             f'The image has {inputs.shape[0]} channel(s), but the mean of the '
@@ -49,7 +59,9 @@ def check_sample(
     num_classes = len(classes) if classes is not None else None
     host = type(annotation).__module__.partition('.')[0]
     if host == 'mmseg' and 'gt_sem_seg' in annotation:
-        _check_label_map(annotation, inputs, dataset, num_classes, is_training)
+        _check_label_map(
+            annotation, inputs, dataset, num_classes, is_training, expected.ignored
+        )
     elif host == 'mmdet' and 'labels' in annotation.get('gt_instances', ()):
         _check_classes(annotation.gt_instances.labels, num_classes)
     elif host == 'mmpretrain' and annotation.get('gt_label') is not None:
@@ -62,6 +74,7 @@ def _check_label_map(
     dataset: Any,
     num_classes: Optional[int],
     is_training: bool,
+    also_ignored: FrozenSet[int],
 ) -> None:
     labels = annotation.gt_sem_seg.data
     if labels.dim() != 3 or labels.shape[0] != 1:
@@ -78,7 +91,7 @@ def _check_label_map(
         )
     # Of wrappers the one within has it.
     own = [p.ignore_index for p in nested(dataset) if hasattr(p, 'ignore_index')]
-    ignored = own[0] if own else IGNORED
+    ignored = also_ignored | {own[0] if own else IGNORED}
     # With one class, a single logit tells it (1) from the rest (0).
     limit = None if num_classes is None else max(num_classes, 2)
     _check_classes(labels, limit, ignored)
@@ -98,13 +111,13 @@ def nested(dataset: Any) -> Iterator[Any]:
 
 
 def _check_classes(
-    labels: Tensor, num_classes: Optional[int], ignored: Optional[int] = None
+    labels: Tensor, num_classes: Optional[int], ignored: AbstractSet[int] = frozenset()
 ) -> None:
     if num_classes is None:
         return
     wrong = (labels < 0) | (labels >= num_classes)
-    if ignored is not None:
-        wrong &= labels != ignored
+    for label in ignored:
+        wrong &= labels != label
     if wrong.any():
         bad = labels[wrong].unique().tolist()
         raise BadSample(

@@ -5,7 +5,7 @@ import os
 import os.path as osp
 from collections import Counter
 from functools import lru_cache, partial
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple
 
 import numpy as np
 from mmengine.config import Config
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from frskd_mm.utils.arguments import check_value, one_of
 
 from .config import inner_dataset
-from .sample_checks import BadSample, check_annotation, check_sample, nested
+from .sample_checks import BadSample, Expected, check_annotation, check_sample, nested
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 POLICIES = ('stop', 'skip')
@@ -65,8 +65,7 @@ class Watch(NamedTuple):
     skips: bool
     #: Where these are noted.
     log_dir: str
-    #: Channels that the model's normalisation expects, if it does.
-    channels: Optional[int]
+    expected: Expected
 
     @property
     def is_training(self) -> bool:
@@ -115,7 +114,7 @@ def _build_watched(
         _explain_reading(error, name, dataloader)
         raise
     _check_classes(cfg, name, loader.dataset)
-    watch = Watch(name, '', False, runner.log_dir, _channels(cfg))
+    watch = Watch(name, '', False, runner.log_dir, _expected(cfg))
     for dataset in nested(loader.dataset):
         skips = skip and dataset is loader.dataset and name == LOADERS[0]
         kind: type = type(dataset)
@@ -155,14 +154,21 @@ def _check_classes(cfg: Config, loader: str, dataset: Any) -> None:
                 )
 
 
-def _channels(cfg: Config) -> Optional[int]:
-    """Return how many channels the images have that the model normalises."""
+def _expected(cfg: Config) -> Expected:
+    """Return what the model takes."""
     model = cfg.get('model') or {}
     model = model.get('student') or model
     preprocessor = model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     mean = preprocessor.get('mean')
+    number = len(mean) if isinstance(mean, (list, tuple)) else 1
+    heads = model.get('decode_head') or []
+    ignored = {
+        head['ignore_index']
+        for head in (heads if isinstance(heads, (list, tuple)) else [heads])
+        if isinstance(head.get('ignore_index'), int)
+    }
     # One value is for any number of channels.
-    return len(mean) if isinstance(mean, (list, tuple)) and len(mean) > 1 else None
+    return Expected(number if number > 1 else None, frozenset(ignored))
 
 
 @lru_cache(maxsize=None)
@@ -202,7 +208,7 @@ def _named_item(dataset: Any, index: int) -> Any:
         sample = dataset._plain.__getitem__(dataset, index)
         if not hasattr(dataset, 'prepare_data'):  # else it was checked there
             watch: Watch = dataset._watch
-            check_sample(sample, dataset, watch.channels, watch.is_training)
+            check_sample(sample, dataset, watch.expected, watch.is_training)
         return sample
     except SampleError:
         raise
@@ -220,7 +226,7 @@ def _prepare_data(dataset: Any, index: int) -> Any:
         watch: Watch = dataset._watch
         if watch.is_training:  # metrics take boxes of any form
             check_annotation(dataset, index)
-        check_sample(sample, dataset, watch.channels, watch.is_training)
+        check_sample(sample, dataset, watch.expected, watch.is_training)
         return sample
     except SampleError:
         raise
@@ -230,7 +236,10 @@ def _prepare_data(dataset: Any, index: int) -> Any:
 
 def _reduce(dataset: Any, protocol: Any) -> tuple:
     """Support copies, and workers that are spawned: the class is made on the spot."""
-    return _empty, (type(dataset)._plain,), dataset.__dict__
+    # Some leave out what cannot be copied, such as an open data base.
+    get_state = getattr(dataset, '__getstate__', None)  # of all since Python 3.11
+    state = get_state() if get_state is not None else dataset.__dict__
+    return _empty, (type(dataset)._plain,), state
 
 
 def _empty(kind: type) -> Any:

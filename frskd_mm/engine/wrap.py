@@ -100,6 +100,8 @@ def wrap(
                 f'{given or distiller}. Remove model.distiller.'
             )
     changes = settings.get('model', {})
+    if 'loss' in changes.get('head', {}):
+        task.check_student(built)
     check_changes(method, cfg, student, changes.get('student', changes))
     cfg.model = model
     _merge(cfg, settings)
@@ -126,7 +128,10 @@ def student_config(cfg: Config) -> Config:
             'frskd_mm.Distilled: it is a plain model already.'
         )
     plain = deepcopy(cfg.to_dict())
+    preprocessor = plain['model'].get('data_preprocessor')
     plain['model'] = plain['model']['student']
+    if preprocessor is not None:  # the student's, unless it has its own
+        plain['model'].setdefault('data_preprocessor', preprocessor)
     for leftover in LEFTOVERS:
         plain.pop(leftover, None)
     if plain.get('train_dataloader'):
@@ -156,7 +161,7 @@ def _without_pairs(part: Any) -> Any:
 def _is_own(kind: Any, name: str) -> bool:
     """Whether a type is this package's part of that name, or the part itself."""
     if isinstance(kind, str):
-        return kind == f'frskd_mm.{name}'
+        return kind.startswith('frskd_mm.') and type_name(kind) == name
     module = getattr(kind, '__module__', '')
     return module.startswith('frskd_mm.') and type_name(kind) == name
 

@@ -4,7 +4,7 @@ import bisect
 from functools import partial
 from typing import Any, Dict, List, Optional
 
-from mmengine.dist import all_gather_object, get_rank
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
@@ -78,11 +78,15 @@ class ExactResumeHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put them in the checkpoint."""
+        if not self._gathered and get_world_size() == 1:
+            # Somebody else saves than SafeCheckpointHook, which asks all processes.
+            self.before_gathered_save(runner)
+        states, self._gathered = self._gathered, []
         # Checkpoints by epoch count the one that ends just now.
         within = self._in_epoch and checkpoint['meta']['epoch'] == runner.epoch
         checkpoint[KEY] = dict(
             run=self.run,
-            states=self._gathered,
+            states=states,
             validated=self._validated,
             batches_of_epoch=self._position.batches
             if within and self._position is not None

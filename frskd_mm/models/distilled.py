@@ -33,7 +33,7 @@ from frskd_mm.utils.checkpoint import (
 from frskd_mm.utils.compiling import is_compiling
 from frskd_mm.utils.random import isolated_rng
 from frskd_mm.utils.recorder import bind_forward, shadow, unshadow
-from frskd_mm.utils.scope import drop_own_scope
+from frskd_mm.utils.scope import drop_own_scope, type_name
 
 DISTILLED = 'frskd_mm.Distilled'
 DISTILLER_PREFIX = 'distiller.'
@@ -185,7 +185,12 @@ def is_distilled(model: Mapping[str, Any]) -> bool:
     Args:
         model: Its type is the name, or :func:`distill` in a pure Python config.
     """
-    return model.get('type') in (DISTILLED, distill)
+    kind = model.get('type')
+    if not isinstance(kind, str):
+        return kind is distill
+    # A pure Python config that was dumped names the function by its module.
+    is_own = kind.startswith('frskd_mm.')
+    return is_own and type_name(kind) in ('Distilled', distill.__name__)
 
 
 @MODELS.register_module(name='Distilled')

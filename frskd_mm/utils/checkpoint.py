@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from torch import Tensor, nn
 
@@ -23,6 +23,22 @@ def weights_of(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
     )
     named._metadata = getattr(weights, '_metadata', {})
     return named
+
+
+def select_weights(
+    weights: Mapping[str, Tensor], wanted: Callable[[str], bool]
+) -> Dict[str, Tensor]:
+    """Return some of the weights, with the versions of the modules.
+
+    Args:
+        weights: A state dict, as of :func:`weights_of`.
+        wanted: Whether a name is.
+    """
+    chosen: Any = OrderedDict(
+        (name, value) for name, value in weights.items() if wanted(name)
+    )
+    chosen._metadata = getattr(weights, '_metadata', {})
+    return chosen
 
 
 def find_misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Misfits:

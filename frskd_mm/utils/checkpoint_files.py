@@ -198,7 +198,13 @@ def _candidates(work_dir: str, folders: Sequence[str]) -> Iterator[str]:
         if folder
         for unit in ('epoch', 'iter')
     ]
-    others = {path for pattern in patterns for path in glob(pattern)} - {named}
+    # Nor what was exported beside them.
+    others = {
+        path
+        for pattern in patterns
+        for path in glob(pattern)
+        if osp.splitext(path)[0].rpartition('_')[2].isdigit()
+    } - {named}
     yield from sorted(others, key=osp.getmtime, reverse=True)
 
 

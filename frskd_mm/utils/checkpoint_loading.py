@@ -88,12 +88,12 @@ def checkpoints_as_data(cfg: Optional[Mapping[str, Any]] = None) -> Iterator[Non
     trusted = bool((cfg or {}).get('trust_checkpoint'))
     before = torch.load
 
-    def load(file: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
         if trusted:
             kwargs['weights_only'] = False
-            return original(file, map_location, *args, **kwargs)
+            return original(f, map_location, *args, **kwargs)
         kwargs = {key: kwargs[key] for key in ('encoding', 'mmap') if key in kwargs}
-        return _without_code(_load_data(original, file, map_location, **kwargs))
+        return _without_code(_load_data(original, f, map_location, **kwargs))
 
     load.reads_data, load.original = True, original  # type: ignore[attr-defined]
     torch.load = load  # type: ignore[assignment]

@@ -58,6 +58,7 @@ class Position:
         self.made: Optional[RandomState] = None
         self.batches = 0
         self.workers: Dict[int, RandomState] = {}
+        self.is_under_way = False
 
 
 def follow(loader: DataLoader) -> Position:
@@ -79,6 +80,8 @@ class _FollowedLoader(DataLoader):
 
     def __iter__(self) -> Any:
         position = self.position
+        if position.is_under_way:  # a hook goes through the data in between
+            return super().__iter__()
         start, position.start = position.start, Start(0, None, None, {})
         set_random_state(start.made)
         position.made = random_state()
@@ -94,14 +97,19 @@ class _FollowedLoader(DataLoader):
 
     def _followed(self, batches: Iterator[Any]) -> Iterator[Any]:
         position = self.position
-        for batch in batches:
-            if isinstance(batch, _Stamped):
-                if batch.is_empty:
-                    continue
-                position.workers[position.batches % self.num_workers] = batch.state
-                batch = batch.batch
-            position.batches += 1
-            yield batch
+        position.is_under_way = True
+        try:
+            for batch in batches:
+                if isinstance(batch, _Stamped):
+                    if batch.is_empty:
+                        continue
+                    worker = position.batches % self.num_workers
+                    position.workers[worker] = batch.state
+                    batch = batch.batch
+                position.batches += 1
+                yield batch
+        finally:
+            position.is_under_way = False
 
     @contextmanager
     def _beginning_at(self, start: Start) -> Iterator[None]:

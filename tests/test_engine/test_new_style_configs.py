@@ -65,6 +65,7 @@ def test_wrapped_dumped_and_exported(tmp_path):
     out, config = export_student(cfg, checkpoint, str(tmp_path / 'student.pth'))
     plain = build_model(Config.fromfile(config))
     weights = torch.load(out, weights_only=False)['state_dict']
+    assert weights._metadata['backbone']  # the versions that modules look at
     plain.load_state_dict(weights, strict=True)
     assert type(plain) is models[0].student_class
     image = torch.rand(1, 3, 64, 64)

@@ -3,8 +3,19 @@
 import shutil
 
 import pytest
-from small_runs import DROPOUT, assert_equal_states, run, state
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from small_runs import (
+    DROPOUT,
+    PLAIN,
+    assert_equal_states,
+    config,
+    forget_the_last_run,
+    run,
+    state,
+)
 
+from frskd_mm.engine import evaluate, train
 from frskd_mm.utils.environment import CLASSIC, package_family
 
 ITERATIONS = {
@@ -136,3 +147,35 @@ def test_runs_by_epochs_without_seeds_for_each_end_with_the_same_weights(
         state(tmp_path / 'from_1', 'epoch_2.pth'),
         state(tmp_path / 'whole', 'epoch_2.pth'),
     )
+
+
+@HOOKS.register_module(force=True)
+class SaveInBetween(Hook):
+    """Saves by itself, as a user's hook that does so every some minutes."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 7:
+            runner.save_checkpoint(runner.work_dir, 'iter_8.pth', by_epoch=False)
+
+
+def test_what_another_hook_saves_has_its_own_place_in_the_data(tmp_path):
+    options = {
+        **DROPOUT,
+        'custom_hooks': [dict(type='SaveInBetween')],
+        'default_hooks.checkpoint.by_epoch': False,
+        'default_hooks.checkpoint.interval': 5,
+    }
+    run(tmp_path / 'whole', options)
+    expected = state(tmp_path / 'whole', 'iter_10.pth')
+    runner = resume_from('iter_8.pth', tmp_path / 'whole', tmp_path / 'again', options)
+    assert runner.iter == 10
+    assert_equal_states(state(tmp_path / 'again', 'iter_10.pth'), expected)
+
+
+def test_an_evaluation_leaves_the_config_as_it_is(tmp_path):
+    cfg = config(tmp_path / 'run', {'train_cfg.max_epochs': 1}, path=PLAIN)
+    train(cfg)
+    before = cfg.to_dict()
+    forget_the_last_run()
+    evaluate(cfg, str(tmp_path / 'run' / 'epoch_1.pth'))
+    assert cfg.to_dict() == before

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import threading
 from types import SimpleNamespace
 
 import cv2
@@ -21,6 +22,7 @@ from frskd_mm.engine.samples import (
     SKIPPED_FILE,
     Collate,
     SampleError,
+    _watched_class,
     report_skipped,
     watch_samples,
 )
@@ -526,3 +528,37 @@ def test_training_stops_at_a_bad_sample_or_goes_on(repo, tmp_path):
         digits_run(repo, tmp_path / 'test'), str(tmp_path / 'skip/epoch_1.pth')
     )
     assert 'accuracy/top1' in metrics
+
+
+def test_what_the_head_ignores_is_ignored(tmp_path):
+    """mmseg's heads take an ignored label of their own."""
+    dataset = write_data(tmp_path / 'data', 'mmseg')
+    for path in (tmp_path / 'data/label').iterdir():
+        label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        label[0, 0] = 250
+        cv2.imwrite(str(path), label)
+    with pytest.raises(SampleError, match='250'):
+        list(watched(dataset, 'mmseg', tmp_path))
+    for head in (dict(ignore_index=250), [dict(), dict(ignore_index=250)]):
+        model = dict(student=dict(decode_head=head))
+        loader = watched(dataset, 'mmseg', tmp_path, model=model)
+        assert sum(len(batch['inputs']) for batch in loader) == NUMBER
+
+
+class Locked(list):
+    """A data set that cannot be copied as it is, like one of an open data base."""
+
+    def __init__(self, items):
+        super().__init__(items)
+        self.lock = threading.Lock()
+
+    def __getstate__(self):
+        return {name: v for name, v in vars(self).items() if name != 'lock'}
+
+
+def test_a_watched_data_set_leaves_out_what_it_leaves_out_itself():
+    dataset = Locked([1, 2])
+    dataset.__class__ = _watched_class(Locked)
+    twin = pickle.loads(pickle.dumps(dataset))
+    assert type(twin) is type(dataset)
+    assert not hasattr(twin, 'lock')

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from frskd_mm.engine import load_config, method_names, student_config, wrap
 from frskd_mm.engine.methods import method_files
 from frskd_mm.models import FRSKD, Distilled
-from frskd_mm.models.distilled import distill
+from frskd_mm.models.distilled import distill, is_distilled
 
 UPSTREAM = {
     'cls': 'mmpretrain::resnet/resnet18_8xb16_cifar10.py',
@@ -379,3 +379,53 @@ def test_layer_wise_learning_rates_treat_the_distiller_like_a_head():
     layer_id = mmdet_decay.get_layer_id_for_convnext
     name = 'distiller.self_teacher.neck.layers.0.weight'
     assert layer_id(name, 12) == layer_id('bbox_head.fc_cls.weight', 12) == 13
+
+
+def test_a_preprocessor_beside_the_student_goes_with_it():
+    cfg = wrap(resnet(), 'frskd')
+    cfg.pop('data_preprocessor', None)
+    given = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0])
+    cfg.model.data_preprocessor = given
+    assert student_config(cfg).model.data_preprocessor == given
+    own = dict(mean=[0.0] * 3, std=[1.0] * 3)
+    cfg.model.student.data_preprocessor = own
+    assert student_config(cfg).model.data_preprocessor == own
+
+
+@pytest.mark.parametrize('module', ['models', 'models.distilled'])
+def test_a_dumped_config_of_imported_python_is_distilled(module, tmp_path):
+    cfg = wrap(resnet(), 'frskd')
+    (tmp_path / 'lazy.py').write_text(
+        f'from frskd_mm.{module} import distill\n'
+        f'model = {cfg.model.to_dict()}\nmodel.update(type=distill)\n'
+    )
+    load_config(str(tmp_path / 'lazy.py')).dump(str(tmp_path / 'dumped.py'))
+    dumped = load_config(str(tmp_path / 'dumped.py'))
+    assert dumped.model.type == f'frskd_mm.{module}.distill'
+    assert is_distilled(dumped.model)
+    assert student_config(dumped).model.type == 'ImageClassifier'
+
+
+def test_what_a_config_imports_stays_what_it_is():
+    cfg = resnet(my_activation=torch.nn.GELU)
+    assert wrap(cfg, 'frskd').my_activation is torch.nn.GELU
+
+
+@pytest.mark.parametrize(
+    'loss', [dict(class_weight=[1.0] * 10), dict(loss_weight=2.0)], ids=str
+)
+def test_label_smoothing_drops_no_settings_of_the_loss(loss):
+    cfg = resnet()
+    cfg.model.head.loss = dict(type='CrossEntropyLoss', loss_weight=1.0)
+    assert wrap(cfg, 'label-smoothing').model.head.loss.type == 'LabelSmoothLoss'
+    cfg.model.head.loss.update(loss)
+    with pytest.raises(ValueError, match=f'whose {[*loss][0]} would be lost'):
+        wrap(cfg, 'label-smoothing')
+
+
+def test_label_smoothing_is_for_one_label_an_image():
+    cfg = resnet()
+    cfg.model.head.type = 'MultiLabelLinearClsHead'
+    cfg.model.head.pop('loss', None)
+    with pytest.raises(TypeError, match='one label an image'):
+        wrap(cfg, 'label-smoothing')

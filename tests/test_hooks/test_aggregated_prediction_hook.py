@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, save_checkpoint
+
+from frskd_mm.engine import evaluate
+from frskd_mm.engine.export import student_weights
 
 
 @METRICS.register_module()
@@ -20,7 +24,11 @@ class KeepScores(BaseMetric):
 
 def build_runner(work_dir, method, settings=None, **cfg):
     """A runner that tests an untrained model on a few embedded digits."""
-    return Runner(
+    return Runner.from_cfg(config(work_dir, method, settings, **cfg))
+
+
+def config(work_dir, method, distiller=None, **cfg):
+    settings = dict(
         model=dict(
             type='frskd_mm.Distilled',
             student=dict(
@@ -34,7 +42,7 @@ def build_runner(work_dir, method, settings=None, **cfg):
                 neck=dict(type='GlobalAveragePooling'),
                 head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
             ),
-            distiller=dict(type=f'frskd_mm.{method}', **(settings or {})),
+            distiller=dict(type=f'frskd_mm.{method}', **(distiller or {})),
         ),
         data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3, num_classes=10),
         work_dir=str(work_dir),
@@ -58,6 +66,7 @@ def build_runner(work_dir, method, settings=None, **cfg):
         log_level='ERROR',
         **cfg,
     )
+    return Config(settings)
 
 
 def test_the_hook_predicts_from_four_rotations(tmp_path):
@@ -104,3 +113,16 @@ def test_models_without_a_joint_head_are_refused(tmp_path):
     runner = build_runner(tmp_path, 'TfKDReg', custom_hooks=[hook])
     with pytest.raises(TypeError, match='without a joint head'):
         runner.test()
+
+
+def test_an_exported_student_has_no_joint_head_to_aggregate_by(tmp_path):
+    hook = dict(type='frskd_mm.AggregatedPredictionHook')
+    runner = build_runner(tmp_path, 'SLA', custom_hooks=[hook])
+    whole, alone = str(tmp_path / 'whole.pth'), str(tmp_path / 'alone.pth')
+    weights = runner.model.state_dict()
+    save_checkpoint(dict(state_dict=weights, meta={}), whole)
+    save_checkpoint(dict(state_dict=student_weights(weights), meta={}), alone)
+    cfg = config(tmp_path, 'SLA', custom_hooks=[hook])
+    assert 'scores' in evaluate(cfg, whole)
+    with pytest.raises(ValueError, match='joint head, which the checkpoint does not'):
+        evaluate(cfg, alone)

@@ -122,7 +122,8 @@ def copies(checkpoint, *names):
 
 @pytest.mark.parametrize('last', [None, '', '\0\0', 'gone.pth', 'epoch_3.pth'])
 def test_the_newest_whole_checkpoint_is_found(checkpoint, tmp_path, last):
-    copies(checkpoint, 'epoch_2.pth', 'epoch_10.pth', 'epoch_3.pth', 'best_x.pth')
+    names = 'epoch_2', 'epoch_10', 'epoch_3', 'epoch_10_student', 'best_x'
+    copies(checkpoint, *(f'{name}.pth' for name in names))
     (tmp_path / 'epoch_3.pth').write_bytes(b'')
     (tmp_path / 'epoch_4.pth.part').write_bytes(b'PK')
     if last is not None:

@@ -135,3 +135,11 @@ def test_outside_nothing_is_changed():
             assert torch.load.original is before
         assert torch.load is not before
     assert torch.load is before
+
+
+def test_the_file_may_be_named(tmp_path):
+    """As code of users may do within a run."""
+    torch.save(dict(weight=torch.ones(1)), tmp_path / 'x.pth')
+    with checkpoints_as_data():
+        loaded = torch.load(f=str(tmp_path / 'x.pth'), map_location='cpu')
+    assert loaded['weight'] == 1

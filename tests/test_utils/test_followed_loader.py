@@ -74,3 +74,19 @@ def test_a_resumed_stream_loses_nothing():
     follow(loader).start = Start(3, None, None, {})
     plain = DataLoader(num_workers=2, **KINDS['stream'])
     assert [*map(as_list, loader)] == [*map(as_list, plain)]
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_whoever_reads_in_between_does_not_move_the_position(workers):
+    """As mmpretrain's PreciseBNHook does during a training by iterations."""
+    loader = DataLoader(Numbers(), batch_size=2, num_workers=workers)
+    position = follow(loader)
+    batches = iter(loader)
+    first = [as_list(next(batches)) for _ in range(3)]
+    between = [*map(as_list, loader)]
+    assert position.batches == 3
+    assert between[:3] == first
+    assert [as_list(batch) for batch in batches] == between[3:]
+    assert position.batches == 7
+    assert [*map(as_list, loader)] == between  # the next pass is followed again
+    assert position.batches == 7

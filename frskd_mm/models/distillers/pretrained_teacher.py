@@ -16,7 +16,7 @@ from frskd_mm.models.passes import Pass
 from frskd_mm.models.tasks.levels import Levels, StageNames
 from frskd_mm.registry import MODELS
 from frskd_mm.utils.arguments import NOT_NEGATIVE, at_least, check_arguments
-from frskd_mm.utils.checkpoint import weights_of
+from frskd_mm.utils.checkpoint import select_weights, weights_of
 from frskd_mm.utils.checkpoint_loading import checkpoints_as_data
 from frskd_mm.utils.preprocessing import renormalizer
 from frskd_mm.utils.random import isolated_rng
@@ -374,12 +374,10 @@ def _load_weights(teacher: BaseModel, checkpoint: str, distiller: bool) -> None:
         )
     with checkpoints_as_data():
         loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    weights = {
-        key: value
-        for key, value in weights_of(loaded).items()
-        if not key.startswith('data_preprocessor.')
-        and (distiller or not key.startswith('distiller.'))
-    }
+    others = ('data_preprocessor.', *(() if distiller else ('distiller.',)))
+    weights = select_weights(
+        weights_of(loaded), lambda name: not name.startswith(others)
+    )
     try:
         teacher.load_state_dict(weights)
     except RuntimeError as error:
