@@ -130,7 +130,9 @@ def _predict(
     )
     if 'pred_sem_seg' in sample:
         record['labels'] = f'{name}{LABELS}'
-        labels = sample.pred_sem_seg.data[0].numpy().astype('uint8')
+        labels = sample.pred_sem_seg.data[0].numpy()
+        # PNG has 8 or 16 bits.
+        labels = labels.astype('uint8' if labels.max(initial=0) < 256 else 'uint16')
         labels = resize_labels(labels, size)
         mmcv.imwrite(labels, osp.join(args.out, record['labels']))
     if not args.no_pictures:

@@ -16,7 +16,7 @@ from frskd_mm.models.tasks import (
 )
 from frskd_mm.utils.model import build_model, class_of
 from frskd_mm.utils.random import isolated_rng
-from frskd_mm.utils.scope import type_name
+from frskd_mm.utils.scope import drop_own_scope, type_name
 
 from .config import check_sample_indices, renamed
 from .levels import fit_input_size
@@ -80,6 +80,7 @@ def wrap(
     _check_plain(cfg)
     name = osp.basename(cfg.filename or f'{type_name(cfg.model.type).lower()}.py')
     cfg = renamed(cfg, f'{method_name(method)}_{name}')
+    drop_own_scope(list(cfg.values()))  # as load_config has
     model = student = cfg.model
     given = student.pop('distiller', {})
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), isolated_rng():
@@ -199,7 +200,13 @@ def _merge(cfg: Config, settings: Config) -> None:
     """Merge what a method holds beside the distiller into the config, in place."""
     wrapper = settings.pop('dataset_wrapper', None)
     if wrapper is not None:
-        loader = cfg.train_dataloader
+        loader = cfg.get('train_dataloader')
+        if not loader:
+            raise ValueError(
+                'The method trains on pairs of images, but the config has no '
+                'train_dataloader whose data set could give them. Give a complete '
+                'config.'
+            )
         loader.dataset = dict(**wrapper, dataset=loader.dataset)
     imports = [*_imports(cfg), *_imports(settings), 'frskd_mm']
     cfg.merge_from_dict(settings.to_dict())

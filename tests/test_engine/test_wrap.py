@@ -429,3 +429,17 @@ def test_label_smoothing_is_for_one_label_an_image():
     cfg.model.head.pop('loss', None)
     with pytest.raises(TypeError, match='one label an image'):
         wrap(cfg, 'label-smoothing')
+
+
+def test_a_config_that_inherits_this_package_s_is_wrapped_as_mmengine_reads_it(
+    tmp_path,
+):
+    path = tmp_path / 'mine.py'
+    path.write_text("_base_ = ['frskd_mm::digits/wrn10-1_digits.py']\n")
+    cfg = wrap(Config.fromfile(str(path)), 'frskd')
+    assert isinstance(build(cfg), Distilled)
+
+
+def test_pairs_need_a_training_set():
+    with pytest.raises(ValueError, match='no train_dataloader whose data set'):
+        wrap(resnet(), 'cs-kd')
