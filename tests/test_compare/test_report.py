@@ -180,6 +180,18 @@ def test_the_verdict_is_made_from_the_numbers(accuracies, sentence):
     assert Summary(results, list(results)).verdict() == sentence
 
 
+def test_costs_of_unlike_runs_are_not_compared():
+    results = results_of(dict(none=[0, 0], frskd=[3, 3.02], dlb=[5, 5.02]))
+    for method, seeds in results.items():
+        for run in seeds.values():
+            threads = 1 if method == 'frskd' else 2
+            run['environment'] = dict(device='CPU', threads=threads)
+    summary = Summary(results, list(results))
+    assert (summary.time('frskd'), summary.cost('frskd')) == ('–', '–')
+    assert summary.time('dlb') == '×3.00'
+    assert 'frskd (+3.01 [+2.76, +3.26])' in summary.verdict()
+
+
 def test_self_teachers_need_no_plain_student():
     results = results_of(dict(frskd=[0, 1]))
     for run in results['frskd'].values():

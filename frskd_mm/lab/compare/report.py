@@ -33,7 +33,8 @@ LEGEND = (
     "Corrected: by Bonferroni, so that all methods' intervals hold together; "
     f'{AHEAD} or {BEHIND} and a coloured row say that it leaves out 0. Step time: '
     'median time of a training step. Memory: peak of the process, or of tensors on a '
-    'GPU. Both relative to the plain student of the same seed. ECE: 15 bins of equal '
+    'GPU. Both relative to the plain student of the same seed, if that ran on the same '
+    'kind of device with as many threads. ECE: 15 bins of equal '
     'width, the mean over the seeds, each by itself. '
     "Added parameters: beside the plain student's, while training (without a frozen "
     'pretrained teacher) and in the exported student. –: the evaluator gave none for '
@@ -136,8 +137,9 @@ def summary_sections(summary: Summary, table: Sequence[Row], out: str) -> List[S
         )
         picture = Section('Gain and cost', text, picture=DIFFERENCES, is_narrow=True)
         sections.insert(0, picture)
+        names = [name for name in names if summary.has_cost(name)]
         draw_gain_and_cost(
-            summary.differences,
+            {name: d for name, d in summary.differences.items() if name in names},
             {name: summary.time_ratio(name) for name in names},
             baseline=PLAIN,
             named=list(filter(is_emphasised, names)),

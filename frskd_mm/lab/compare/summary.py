@@ -96,14 +96,19 @@ class Summary:
 
     def cost(self, method: str, key: str = 'step_seconds') -> str:
         """Return the mean of a cost over that of the plain student, as '×1.34'."""
-        return _times(self._ratio(method, key)) if self.pairs[method] else '–'
+        return _times(self._ratio(method, key)) if self.has_cost(method) else '–'
+
+    def has_cost(self, method: str) -> bool:
+        """Whether its pairs were run alike: on one kind of device, by equal threads."""
+        pairs = self.pairs[method]
+        return bool(pairs) and all(_place(own) == _place(other) for own, other in pairs)
 
     def time(self, method: str) -> str:
         """Return the time of a training over that of the plain student."""
-        return _times(self.time_ratio(method)) if self.pairs[method] else '–'
+        return _times(self.time_ratio(method)) if self.has_cost(method) else '–'
 
     def time_ratio(self, method: str) -> float:
-        """Return the same as a number; the method must have pairs of seeds.
+        """Return the same as a number; the method must have a cost.
 
         Of as many steps as were made: a factor on the epochs is rounded, and a hook
         may stop a training early. Numbers of earlier versions lack them.
@@ -167,9 +172,9 @@ class Summary:
             interval = f'{found.mean:+.{self.quality.digits}f} with {seeds}'
             if found.has_interval:
                 interval = _interval(found.mean, found.corrected, self.quality)
-            texts.append(
-                f'{method} ({interval}, {self.time(method)} the training time)'
-            )
+            if self.has_cost(method):
+                interval += f', {self.time(method)} the training time'
+            texts.append(f'{method} ({interval})')
         return ' and '.join([', '.join(texts[:-1]), texts[-1]] if texts[1:] else texts)
 
     def _ordered(self) -> List[str]:
@@ -255,6 +260,12 @@ class Summary:
 def is_emphasised(method: str) -> bool:
     """Whether a method is what others are looked at beside."""
     return method == PLAIN or split_length(method)[0] in MAIN_METHODS
+
+
+def _place(run: Dict[str, Any]) -> Tuple[Any, Any]:
+    """Return what costs depend on beside the method."""
+    environment = run.get('environment', {})
+    return environment.get('device'), environment.get('threads')
 
 
 def _mean_ratio(
