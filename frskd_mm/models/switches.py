@@ -108,13 +108,15 @@ def _agree(student: BaseModel, twin: BaseModel, switch: Switch) -> bool:
 
 
 def _settings(module: nn.Module) -> List[Any]:
-    """Return the plain values of a module and of those in it, modes aside."""
+    """Return the plain values of a module and of those in it, modes aside.
+
+    Nor buffers: a loss such as Seesaw's counts in them what it has seen.
+    """
     plain = (bool, int, float, str, list, tuple, type(None))
-    settings: List[Any] = [
+    return [
         (name, type(part), key, value)
         for name, part in module.named_modules()
         for key, value in vars(part).items()
         # nn.Module's own begin with an underscore.
         if isinstance(value, plain) and key != 'training' and key[0] != '_'
     ]
-    return settings + [(n, b.tolist()) for n, b in module.named_buffers()]
