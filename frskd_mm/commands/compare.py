@@ -96,7 +96,8 @@ def main() -> None:
     try:
         failed = run_grid(runs, args.jobs)
     except KeyboardInterrupt:
-        sys.exit('Stopped. The same command goes on with what is not finished.')
+        print('Stopped. The same command goes on with what is not finished.')
+        sys.exit(128 + signal.SIGINT)
     command = command_line()
     print('\n' + write_report(runs, args.out, command, args.metric))
     if args.quick:

@@ -28,7 +28,8 @@ class LabelNoise(BaseTransform):
     (classification: in front of all others), and nowhere in that of a test.
 
     Boxes and masks keep their places. In a label map each connected region of a class
-    (8 neighbours) has its own draw; pixels of no class, 255, stay so.
+    (8 neighbours) has its own draw; pixels of no class, 255, stay so. Pairs of images
+    (CS-KD) and balanced samplers go by the data set's own labels, the right ones.
 
     Args:
         fraction (float): Probability of a wrong label.

@@ -8,6 +8,7 @@ import traceback
 from copy import deepcopy
 from glob import escape, glob
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 from mmengine.config import Config
@@ -333,7 +334,11 @@ def check_sample_indices(cfg: Config) -> None:
 
 def renamed(cfg: Config, filename: str) -> Config:
     """Return a copy that the runner writes to the work directory under another name."""
-    copy = deepcopy(cfg)  # what a pure Python config imports stays what it is
+    # What a pure Python config imports stays what it is, but modules, which cannot be
+    # copied: they are nothing that a part is built from.
+    kept = {k: v for k, v in cfg._cfg_dict.items() if not isinstance(v, ModuleType)}
+    copy = cfg.copy()
+    object.__setattr__(copy, '_cfg_dict', deepcopy(type(cfg._cfg_dict)(kept)))
     object.__setattr__(copy, '_filename', filename)
     object.__setattr__(copy, '_text', cfg.text or '\n')
     return copy

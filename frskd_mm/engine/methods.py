@@ -98,7 +98,8 @@ def check_changes(method: str, cfg: Config, student: ConfigDict, changes: Any) -
                 f'model.head.loss.type is {kind!r}. Use another method, or set '
                 "model.head.loss=dict(type='CrossEntropyLoss')."
             )
-        chosen = {k: v for k, v in loss.items() if k != 'type' and v != CE.get(k)}
+        own = {key: loss[key] for key in loss if key not in ('type', '_scope_')}
+        chosen = [key for key, value in own.items() if value != CE.get(key)]
         if chosen:
             raise ValueError(
                 f'{method} replaces the cross-entropy loss of the head, whose '

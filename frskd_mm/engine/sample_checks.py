@@ -91,7 +91,9 @@ def _check_label_map(
         )
     # Of wrappers the one within has it.
     own = [p.ignore_index for p in nested(dataset) if hasattr(p, 'ignore_index')]
-    ignored = also_ignored | {own[0] if own else IGNORED}
+    ignored = {own[0] if own else IGNORED}
+    if is_training:  # metrics go by the data set's alone
+        ignored |= also_ignored
     # With one class, a single logit tells it (1) from the rest (0).
     limit = None if num_classes is None else max(num_classes, 2)
     _check_classes(labels, limit, ignored)

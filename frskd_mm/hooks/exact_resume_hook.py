@@ -143,6 +143,10 @@ class ExactResumeHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Let an iteration loop go on in the right pass over the data."""
         self._in_epoch = True
+        if self._position is not None and isinstance(
+            runner.train_loop, EpochBasedTrainLoop
+        ):
+            self._position.is_claimed = True  # the loop's iterator is the next
         if not self._restarts:
             return
         loader, restarts = runner.train_dataloader, self._restarts

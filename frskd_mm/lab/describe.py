@@ -1,6 +1,7 @@
 """What a model is made of, which term trains what, and what a step costs."""
 
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -19,7 +20,7 @@ from frskd_mm.utils.model import (
 )
 
 from .benchmark import Workload, choose_image_size, configure_arms, plan_arms
-from .benchmark.flops import FORMULAS
+from .benchmark.flops import FORMULAS, count_flops
 from .benchmark.measure import count
 from .benchmark.plan import Arm
 from .benchmark.rounds import Spread, paired_ratio, run_in_turns
@@ -83,6 +84,8 @@ class Description(NamedTuple):
     parts: List[Part]
     #: What a training pass computes outside of layers, as attention's products do.
     other_macs: int
+    #: Of a forward pass of the student as it is deployed.
+    deployed_macs: int
     #: By term the names of the parts that it trains.
     terms: Dict[str, List[str]]
     #: Steps of the plain student and of the method: what ``count`` finds, and if it
@@ -120,6 +123,7 @@ def describe(
         trial = _Trial(model, arm, size)
         parts = parts_of(model)
         macs, all_macs = trial.macs(parts)
+        deployed_macs = trial.deployed_macs()
         terms = trial.terms(parts)
     steps = _steps(arms, Workload(BATCH, size))
     costs = [dict(name=name, **count(step)) for name, step in steps.items()]
@@ -135,6 +139,7 @@ def describe(
         ],
         terms=terms,
         other_macs=all_macs - sum(macs.values()),
+        deployed_macs=deployed_macs,
         costs=costs,
         is_measured=measured,
     )
@@ -180,6 +185,17 @@ class _Trial:
             self.losses()
         macs = {name: flops // (2 * BATCH) for name, flops in found.items()}
         return macs, counter.get_total_flops() // (2 * BATCH)
+
+    def deployed_macs(self) -> int:
+        """Return the multiply-adds of the student's forward pass, for one image."""
+        image, samples = self.batch['inputs'][:1], self.batch['data_samples'][:1]
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                run = partial(self.model, image, samples, mode='tensor')
+                return count_flops(run) // 2
+        finally:
+            self.model.train()
 
     def terms(self, parts: Dict[str, nn.Module]) -> Dict[str, List[str]]:
         """Return what each term trains: the parts that its gradient reaches."""
@@ -282,7 +298,7 @@ def describe_text(found: Description) -> str:
     in_training = sum(part.macs for part in found.parts) + found.other_macs
     for name, chosen, macs in (
         ('in training', found.parts, in_training),
-        ('deployed', deployed, found.costs[0]['inference_macs']),
+        ('deployed', deployed, found.deployed_macs),
     ):
         parameters = sum(part.parameters for part in chosen)
         rows.append([name, '', f'{parameters:,}', f'{macs:,}', ''])

@@ -323,12 +323,12 @@ def _check_checkpoint(
         key.startswith('backbone.') and value.dim() > 1
         for key, value in converted.items()
     )
-    if not (has_layers or misfits['unknown'] or misfits['of another shape']):
-        return
     refused = {
         kind: [key for key in keys if key.startswith('backbone.')]
         for kind, keys in misfits.items()
     }
+    if not (has_layers or misfits['unknown'] or misfits['of another shape']):
+        refused['missing'] = []
     # Pre-training leaves a token of its own; a deeper network has far more besides.
     if len(refused['unknown']) <= SPARE_SHARE * len(own):
         refused['unknown'] = []

@@ -112,11 +112,16 @@ def _settings(module: nn.Module) -> List[Any]:
 
     Nor buffers: a loss such as Seesaw's counts in them what it has seen.
     """
-    plain = (bool, int, float, str, list, tuple, type(None))
     return [
         (name, type(part), key, value)
         for name, part in module.named_modules()
         for key, value in vars(part).items()
         # nn.Module's own begin with an underscore.
-        if isinstance(value, plain) and key != 'training' and key[0] != '_'
+        if key != 'training' and key[0] != '_' and _is_plain(value)
     ]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -198,12 +198,12 @@ def _candidates(work_dir: str, folders: Sequence[str]) -> Iterator[str]:
         if folder
         for unit in ('epoch', 'iter')
     ]
-    # Nor what was exported beside them.
+    # Nor what was exported beside them, each with its config.
     others = {
         path
         for pattern in patterns
         for path in glob(pattern)
-        if osp.splitext(path)[0].rpartition('_')[2].isdigit()
+        if not osp.isfile(f'{osp.splitext(path)[0]}.py')
     } - {named}
     yield from sorted(others, key=osp.getmtime, reverse=True)
 

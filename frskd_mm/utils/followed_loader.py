@@ -58,7 +58,10 @@ class Position:
         self.made: Optional[RandomState] = None
         self.batches = 0
         self.workers: Dict[int, RandomState] = {}
-        self.is_under_way = False
+        #: The iterator that moves it, while that is under way.
+        self.owner: Optional[object] = None
+        #: Whether the next iterator is the training loop's, whoever else reads.
+        self.is_claimed = False
 
 
 def follow(loader: DataLoader) -> Position:
@@ -80,8 +83,10 @@ class _FollowedLoader(DataLoader):
 
     def __iter__(self) -> Any:
         position = self.position
-        if position.is_under_way:  # a hook goes through the data in between
-            return super().__iter__()
+        if position.owner is not None and not position.is_claimed:
+            # A hook goes through the data in between.
+            return self._unstamped(super().__iter__())
+        position.is_claimed = False
         start, position.start = position.start, Start(0, None, None, {})
         set_random_state(start.made)
         position.made = random_state()
@@ -97,19 +102,29 @@ class _FollowedLoader(DataLoader):
 
     def _followed(self, batches: Iterator[Any]) -> Iterator[Any]:
         position = self.position
-        position.is_under_way = True
+        owner = position.owner = object()
         try:
             for batch in batches:
-                if isinstance(batch, _Stamped):
-                    if batch.is_empty:
-                        continue
-                    worker = position.batches % self.num_workers
-                    position.workers[worker] = batch.state
-                    batch = batch.batch
-                position.batches += 1
-                yield batch
+                is_stamped = isinstance(batch, _Stamped)
+                if is_stamped and batch.is_empty:
+                    continue
+                if position.owner is owner:
+                    if is_stamped:
+                        worker = position.batches % self.num_workers
+                        position.workers[worker] = batch.state
+                    position.batches += 1
+                yield batch.batch if is_stamped else batch
         finally:
-            position.is_under_way = False
+            if position.owner is owner:
+                position.owner = None
+
+    @staticmethod
+    def _unstamped(batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            if not isinstance(batch, _Stamped):
+                yield batch
+            elif not batch.is_empty:
+                yield batch.batch
 
     @contextmanager
     def _beginning_at(self, start: Start) -> Iterator[None]:

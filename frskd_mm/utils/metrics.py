@@ -5,13 +5,15 @@ from typing import Any, Dict
 import numpy as np
 
 
-def numbers_of(metrics: Dict[str, Any]) -> Dict[str, float]:
+def numbers_of(metrics: Dict[str, Any], nan: bool = False) -> Dict[str, float]:
     """Return the metrics that are numbers: evaluators may give other things, too.
 
-    NaN is none: it says that there was nothing to measure.
+    Args:
+        metrics: By name.
+        nan: Keep NaN, too, which says that there was nothing to measure.
     """
     return {
         name: float(value)
         for name, value in metrics.items()
-        if isinstance(value, (int, float, np.number)) and not np.isnan(value)
+        if isinstance(value, (int, float, np.number)) and (nan or not np.isnan(value))
     }

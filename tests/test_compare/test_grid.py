@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from copy import deepcopy
 from pathlib import Path
@@ -260,11 +261,18 @@ def test_the_student_that_is_tested_is_exported(config, tmp_path):
 def test_a_run_is_logged_whatever_else_its_config_logs_to(
     config, tmp_path, monkeypatch, backends
 ):
-    """Nor do modules of the working directory stand for others."""
+    """Modules of the working directory are found, but stand for no others."""
     (tmp_path / 'random.py').write_text('')
+    (tmp_path / 'my_own.py').write_text('')
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', [*sys.path, str(tmp_path)])
     visualizer = dict(type='Visualizer', vis_backends=backends)
-    options = {**OPTIONS, 'train_cfg.max_epochs': 1, 'visualizer': visualizer}
+    options = {
+        **OPTIONS,
+        'train_cfg.max_epochs': 1,
+        'visualizer': visualizer,
+        'custom_imports': dict(imports=['my_own']),
+    }
     (run,) = plan_grid(config, ['ce'], [0], str(tmp_path / 'out'), options)
     assert run_grid([run]) == [], run.last_log_lines()
     assert [line for line in scalars(run) if 'loss' in line]
@@ -418,6 +426,7 @@ def test_a_failed_run_shows_the_end_of_its_log(failed):
 def test_how_a_killed_run_ended_is_told():
     assert _ending(-9) == 'was killed by SIGKILL, often for want of memory'
     assert _ending(-15) == 'was killed by SIGTERM'
+    assert _ending(-35) == 'was killed by signal 35'
     assert _ending(3) == 'failed with exit code 3'
 
 
@@ -736,6 +745,10 @@ def test_the_last_steps_of_the_learning_rate_survive_rounding(config):
     quarter = lengthen(cfg, 0.25).param_scheduler
     assert quarter.one[0].milestones == [2, 2]
     assert quarter.other.milestones == [23]
+    cfg.train_cfg.max_epochs = 10  # the second step is never reached
+    half, more = (lengthen(cfg, factor).param_scheduler for factor in (0.5, 1.5))
+    assert half.one[0].milestones == [4, 6]
+    assert more.one[0].milestones == [12, 17]
 
 
 def test_distillation_keeps_its_share_of_a_longer_training(config):

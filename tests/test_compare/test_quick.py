@@ -68,6 +68,17 @@ def test_a_trial_without_validation_data_says_so(tmp_path, caplog):
     assert 'judges by the test data, for want of val_dataloader' in caplog.text
 
 
+def test_a_method_keeps_its_share_of_the_part(tmp_path):
+    method = tmp_path / 'mine.py'
+    method.write_text(
+        "_base_ = 'frskd_mm::_base_/methods/frskd_cls.py'\n"
+        'distiller = dict(weight_schedule=dict(begin=4))\n'
+    )
+    runs = plan_quick(CONFIG, str(tmp_path / 'out'), [str(method)], [0], 0.5, OPTIONS)
+    cfg = Config.fromfile(f'{runs[1].folder}/config.py')
+    assert cfg.model.distiller.weight_schedule.begin == 2
+
+
 def test_a_refused_trial_leaves_the_folder_as_it_was(tmp_path):
     out = tmp_path / 'out'
     with pytest.raises(ValueError, match='frksd'):

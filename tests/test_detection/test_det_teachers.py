@@ -38,7 +38,9 @@ def test_across_heads_it_agrees_with_itself(tmp_path):
     soft_label = dict(
         type='frskd_mm.DetSoftLabelLoss', foreground=None, bbox_weight=1.0
     )
-    model = taught('fcos', tmp_path, soft_label=soft_label, cross_head=1)
+    model = taught(
+        'fcos', tmp_path, soft_label=soft_label, cross_head=1, norm_on_bbox=True
+    )
     losses = model.loss(**family_batch('fcos'))
     torch.testing.assert_close(losses['loss_kd'], torch.tensor(0.0), atol=1e-4, rtol=0)
 
@@ -69,7 +71,10 @@ def test_heads_that_do_not_pair_are_refused(student, teacher, tmp_path):
 def taught(family, folder, **settings):
     """Build a student beside a pretrained teacher with its own weights."""
     torch.manual_seed(0)
-    plain = MODELS.build(student_cfg(family))
+    student = student_cfg(family)
+    if 'norm_on_bbox' in settings:
+        student['bbox_head']['norm_on_bbox'] = settings.pop('norm_on_bbox')
+    plain = MODELS.build(student)
     plain.init_weights()
     path = str(folder / 'teacher.pth')
     teacher = plain
@@ -80,15 +85,13 @@ def taught(family, folder, **settings):
         type='frskd_mm.PretrainedTeacher',
         checkpoint=path,
         **{
-            'teacher': student_cfg(family),
+            'teacher': student,
             'soft_label': dict(type='frskd_mm.DetSoftLabelLoss'),
             **settings,
         },
     )
     model = MODELS.build(
-        dict(
-            type='frskd_mm.Distilled', student=student_cfg(family), distiller=distiller
-        )
+        dict(type='frskd_mm.Distilled', student=student, distiller=distiller)
     )
     model.init_weights()
     model.load_state_dict(plain.state_dict(), strict=False)

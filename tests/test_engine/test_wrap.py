@@ -406,9 +406,14 @@ def test_a_dumped_config_of_imported_python_is_distilled(module, tmp_path):
     assert student_config(dumped).model.type == 'ImageClassifier'
 
 
-def test_what_a_config_imports_stays_what_it_is():
-    cfg = resnet(my_activation=torch.nn.GELU)
-    assert wrap(cfg, 'frskd').my_activation is torch.nn.GELU
+def test_what_a_config_imports_stays_what_it_is(tmp_path):
+    (tmp_path / 'lazy.py').write_text(
+        'import math\nimport os.path as osp\nfrom torch.nn import GELU\n'
+        f'{LAZY}my_activation = GELU\n'
+    )
+    cfg = wrap(load_config(str(tmp_path / 'lazy.py')), 'frskd')
+    assert cfg.my_activation is torch.nn.GELU
+    assert cfg.pretty_text
 
 
 @pytest.mark.parametrize(
@@ -416,7 +421,9 @@ def test_what_a_config_imports_stays_what_it_is():
 )
 def test_label_smoothing_drops_no_settings_of_the_loss(loss):
     cfg = resnet()
-    cfg.model.head.loss = dict(type='CrossEntropyLoss', loss_weight=1.0)
+    cfg.model.head.loss = dict(
+        type='CrossEntropyLoss', loss_weight=1.0, _scope_='mmpretrain'
+    )
     assert wrap(cfg, 'label-smoothing').model.head.loss.type == 'LabelSmoothLoss'
     cfg.model.head.loss.update(loss)
     with pytest.raises(ValueError, match=f'whose {[*loss][0]} would be lost'):

@@ -15,9 +15,10 @@ from mmengine.runner import save_checkpoint
 from small_runs import DROPOUT, forget_the_last_run, run
 
 from frskd_mm.commands.main import main
-from frskd_mm.engine import export_student, load_config
+from frskd_mm.engine import export_student, load_config, wrap
 from frskd_mm.engine.predict import Predictor, as_record, find_images
 from frskd_mm.hooks import InsideHook
+from frskd_mm.lab.describe import describe, describe_text
 from frskd_mm.registry import DATASETS
 from frskd_mm.utils.model import build_model
 from frskd_mm.visualization.images import pixels
@@ -409,6 +410,21 @@ def test_describe_says_which_term_trains_what(monkeypatch, capsys):
     code, out, err = call(monkeypatch, capsys, 'describe', CONFIGS['cls'], *attached)
     (row,) = re.findall(r'^\| self_teacher.loss +\| (.+?) +\|$', out, re.MULTILINE)
     assert set(row.split(', ')) == teacher | {'backbone'}
+
+
+@pytest.mark.parametrize(('method', 'times'), [('none', 1), ('ddgsd', 2), ('sla', 4)])
+def test_describe_counts_what_a_method_shows_its_student(method, times, tmp_path):
+    cfg = wrap(load_config('frskd_mm::digits/wrn10-1_digits.py'), method)
+    macs = {
+        name: int(count.replace(',', ''))
+        for name, count in re.findall(
+            r'^\| (in training|deployed|backbone) +\| \S* +\| [\d,]+ +\| ([\d,]+) +\|',
+            describe_text(describe(cfg)),
+            re.M,
+        )
+    }
+    assert macs['backbone'] == pytest.approx(times * macs['deployed'], rel=1e-3)
+    assert macs['in training'] >= macs['backbone']
 
 
 @pytest.mark.parametrize('task', ['seg', 'det'])

@@ -124,6 +124,7 @@ def copies(checkpoint, *names):
 def test_the_newest_whole_checkpoint_is_found(checkpoint, tmp_path, last):
     names = 'epoch_2', 'epoch_10', 'epoch_3', 'epoch_10_student', 'best_x'
     copies(checkpoint, *(f'{name}.pth' for name in names))
+    (tmp_path / 'epoch_10_student.py').touch()  # as an export leaves it
     (tmp_path / 'epoch_3.pth').write_bytes(b'')
     (tmp_path / 'epoch_4.pth.part').write_bytes(b'PK')
     if last is not None:

@@ -90,3 +90,32 @@ def test_whoever_reads_in_between_does_not_move_the_position(workers):
     assert position.batches == 7
     assert [*map(as_list, loader)] == between  # the next pass is followed again
     assert position.batches == 7
+
+
+def test_whoever_reads_in_between_gets_plain_batches_of_persistent_workers():
+    """PyTorch then begins anew with the one iterator that there is."""
+    settings = dict(batch_size=2, num_workers=2, persistent_workers=True)
+    plain, followed = (DataLoader(Numbers(), **settings) for _ in range(2))
+    follow(followed)
+    for loader in (plain, followed):
+        next(iter(loader))
+    kept = iter(followed)
+    next(kept)
+    assert [*map(as_list, followed)] == [*map(as_list, plain)]
+
+
+def test_a_pass_that_somebody_keeps_does_not_end_the_following():
+    loader = DataLoader(Numbers(), batch_size=2)
+    position = follow(loader)
+    kept = iter(loader)
+    next(kept)
+    position.is_claimed = True  # as before each epoch of the training loop
+    batches = iter(loader)
+    for number in range(1, 4):
+        next(batches)
+        assert position.batches == number
+    next(kept)
+    assert position.batches == 3
+    kept.close()
+    next(batches)
+    assert position.batches == 4

@@ -10,3 +10,4 @@ def test_numbers_are_kept_and_nan_is_none():
         dict(top1=np.float32(0.5), images=3, name='x', nothing=float('nan'))
     )
     assert found == dict(top1=0.5, images=3.0)
+    assert 'nothing' in numbers_of(dict(nothing=float('nan')), nan=True)

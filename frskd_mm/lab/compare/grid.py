@@ -27,8 +27,9 @@ from frskd_mm.models.distilled import is_distilled
 from frskd_mm.utils.arguments import did_you_mean
 from frskd_mm.utils.checkpoint_files import write_whole
 from frskd_mm.utils.model import build_model
+from frskd_mm.utils.scope import type_name
 
-from .length import MARK, lengthen, split_length
+from .length import MARK, lengthen, split_length, stretch_distillation
 from .lock import hold
 from .quality import check_quality
 from .run import CONFIG, LOG, PROGRESS, RESULT
@@ -63,9 +64,10 @@ MAX_SEED = 2**31 - 1
 FILE_ENDINGS = ('.py', '.md', '.html', '.json', '.png')
 
 
+#: The working directory comes last: with -m its modules would stand for others.
 START_RUN = (
-    'import sys; sys.path.pop(0); from frskd_mm.lab.compare.run import main; '
-    'main(sys.argv[1], int(sys.argv[2]))'
+    'import os, sys; sys.path[:] = [p for p in sys.path if p] + [os.getcwd()]; '
+    'from frskd_mm.lab.compare.run import main; main(sys.argv[1], int(sys.argv[2]))'
 )
 
 
@@ -198,6 +200,7 @@ def plan_runs(
     seeds: Sequence[int],
     out: str,
     metric: Optional[str] = None,
+    part: float = 1.0,
 ) -> List[Run]:
     """Do what :func:`plan_grid` does, for a config that is read already.
 
@@ -208,6 +211,7 @@ def plan_runs(
         seeds: Seeds.
         out: The grid's folder.
         metric: The quality.
+        part: Of its schedule, that the config has been cut to.
     """
     check_config(cfg, name)
     recipe = deepcopy(cfg)
@@ -219,7 +223,7 @@ def plan_runs(
     for method in chosen:
         _check_name(method, out)
     _check_seeds(seeds)
-    wrapped = {_label(method): _wrap(cfg, method) for method in chosen}
+    wrapped = {_label(method): _wrap(cfg, method, part) for method in chosen}
     if len(wrapped) < len(chosen):
         raise ValueError(f'Two of the methods {chosen} have one name: rename a file.')
     for seed in dict.fromkeys(seeds):
@@ -245,9 +249,10 @@ def _label(method: str) -> str:
     return method_name(name) + ('' if length == 1.0 else f'{MARK}{length:g}')
 
 
-def _wrap(cfg: Config, method: str) -> Config:
+def _wrap(cfg: Config, method: str, part: float) -> Config:
     name, length = split_length(method)
     wrapped = wrap(cfg, name)
+    stretch_distillation(wrapped, part)
     _check_method(cfg, _label(method), wrapped)
     return lengthen(wrapped, length)
 
@@ -279,10 +284,10 @@ def check_config(cfg: Config, name: str) -> None:
     for hook, use in HOOKS_IN_USE.items():
         if cfg.get('default_hooks', {}).get(hook, {}) is None:
             raise ValueError(f'{name} has default_hooks.{hook}=None, but {use}.')
-    runner = cfg.get('runner_type', 'Runner')
+    runner = type_name(cfg.get('runner_type', 'Runner'))
     if cfg.get('strategy') or runner != 'Runner':
         raise ValueError(
-            f'{name} has runner_type={runner!r} and strategy={cfg.get("strategy")}, '
+            f'{name} has the runner_type {runner} and strategy={cfg.get("strategy")}, '
             "but the grid's runs are of MMEngine's Runner, one process each. Take both "
             'out.'
         )
@@ -492,7 +497,9 @@ def _ending(code: int) -> str:
     if code >= 0:
         return f'failed with exit code {code}'
     often = ', often for want of memory' if code == -signal.SIGKILL else ''
-    return f'was killed by {signal.Signals(-code).name}{often}'
+    known = -code in {*signal.Signals}
+    name = signal.Signals(-code).name if known else f'signal {-code}'
+    return f'was killed by {name}{often}'
 
 
 def _start(run: Run, single_threaded: bool) -> subprocess.Popen:
@@ -501,7 +508,6 @@ def _start(run: Run, single_threaded: bool) -> subprocess.Popen:
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
     if single_threaded:
         env.update(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
-    # Not -m: that lets modules in the working directory stand for others.
     command = [sys.executable, '-c', START_RUN, run.folder]
     with open(osp.join(run.folder, LOG), 'a', encoding='utf-8') as log:
         return subprocess.Popen(

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 MARK = '@'
 #: What a scheduler of MMEngine counts in epochs or iterations.
-TIMES = ('begin', 'end', 'T_max', 'step_size', 'total_steps', 'milestones')
+TIMES = ('begin', 'end', 'T_max', 'step_size', 'total_steps')
 #: What a distiller's ``WeightSchedule`` counts so, unless it is a fraction.
 DISTILLATION_TIMES = ('begin', 'end', 'ramp_end', 'decay_begin')
 
@@ -58,20 +58,21 @@ def lengthen(cfg: Config, factor: float) -> Config:
             'The config has neither train_cfg.max_epochs nor train_cfg.max_iters, so '
             f'no method can train {factor:g} times as long.'
         )
+    before = {key: train_cfg[key] for key in units}
     for key in units:
         train_cfg[key] = max(1, _stretch(train_cfg[key], factor))
     for scheduler in _schedulers(cfg):
         fills = scheduler.get('T_max') == _duration(scheduler)
+        _stretch_milestones(scheduler, factor, before, train_cfg)
         for key in TIMES:
             if scheduler.get(key) is not None:
                 scheduler[key] = _stretch(scheduler[key], factor)
-        _keep_milestones(scheduler, train_cfg)
         duration = _duration(scheduler)
         if duration is not None and duration < 1:  # was rounded away
             scheduler['end'] = scheduler.get('begin', 0) + 1
         if fills and 'T_max' in scheduler:
             scheduler['T_max'] = _duration(scheduler)
-    _stretch_distillation(cfg, factor)
+    stretch_distillation(cfg, factor)
     return cfg
 
 
@@ -86,13 +87,30 @@ def _schedulers(cfg: Config) -> List[Dict[str, Any]]:
     return [scheduler for schedulers in lists for scheduler in schedulers]
 
 
-def _keep_milestones(scheduler: Dict[str, Any], train_cfg: Dict[str, Any]) -> None:
-    """Keep steps of the learning rate that rounding moved to the end or behind it."""
-    by_epoch = scheduler.get('by_epoch', True)
-    length = train_cfg.get('max_epochs' if by_epoch else 'max_iters')
-    if length and scheduler.get('milestones'):
-        last = max(1, length - 1)
-        scheduler['milestones'] = [min(m, last) for m in scheduler['milestones']]
+def _stretch_milestones(
+    scheduler: Dict[str, Any],
+    factor: float,
+    before: Dict[str, int],
+    after: Dict[str, int],
+) -> None:
+    """Stretch the learning rate's steps; none is rounded away.
+
+    Args:
+        scheduler: Changed in place; its ``begin`` is not stretched yet.
+        factor: By how much.
+        before: Epochs or iterations of the training as it was.
+        after: The same as it is now.
+    """
+    unit = 'max_epochs' if scheduler.get('by_epoch', True) else 'max_iters'
+    begin = scheduler.get('begin', 0)
+    last = after.get(unit, 0) - 1 - _stretch(begin, factor)
+    stretched = []
+    for milestone in scheduler.get('milestones') or ():
+        was_reached = begin + milestone < before.get(unit, 0)
+        milestone = _stretch(milestone, factor)
+        stretched.append(min(milestone, max(1, last)) if was_reached else milestone)
+    if stretched:
+        scheduler['milestones'] = stretched
 
 
 def length_of(cfg: Config) -> int:
@@ -100,8 +118,8 @@ def length_of(cfg: Config) -> int:
     return cfg.train_cfg.get('max_epochs') or cfg.train_cfg.get('max_iters')
 
 
-def _stretch_distillation(cfg: Config, factor: float) -> None:
-    """Stretch times of a distiller's schedule that are no fractions."""
+def stretch_distillation(cfg: Config, factor: float) -> None:
+    """Stretch times of a distiller's schedule that are no fractions, in place."""
     distiller = (cfg.get('model') or {}).get('distiller') or {}
     schedule = distiller.get('weight_schedule') or {}
     for key in DISTILLATION_TIMES:

@@ -170,7 +170,7 @@ def check_quality(cfg: Config, metric: Optional[str]) -> None:
     if problem is not None:
         print(f'The metric was not tried before training: {problem}')
     elif found:
-        find_quality(numbers_of(found), metric)
+        find_quality(numbers_of(found, nan=True), metric)
 
 
 def _build_evaluator(cfg: Any) -> Evaluator:

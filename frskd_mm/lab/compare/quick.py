@@ -105,7 +105,7 @@ def plan_quick(
             level=logging.WARNING,
         )
     chosen = list(dict.fromkeys([PLAIN, *map(method_of, methods), EQUAL_TIME]))
-    return plan_runs(cfg, config, chosen, seeds, out, metric)
+    return plan_runs(cfg, config, chosen, seeds, out, metric, part)
 
 
 def trained_part(

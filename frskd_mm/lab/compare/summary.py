@@ -99,9 +99,12 @@ class Summary:
         return _times(self._ratio(method, key)) if self.has_cost(method) else '–'
 
     def has_cost(self, method: str) -> bool:
-        """Whether its pairs were run alike: on one kind of device, by equal threads."""
+        """Whether any pair was run alike: on one kind of device, by equal threads."""
+        return bool(self._like_pairs(method))
+
+    def _like_pairs(self, method: str) -> List[Tuple[dict, dict]]:
         pairs = self.pairs[method]
-        return bool(pairs) and all(_place(own) == _place(other) for own, other in pairs)
+        return [pair for pair in pairs if _place(pair[0]) == _place(pair[1])]
 
     def time(self, method: str) -> str:
         """Return the time of a training over that of the plain student."""
@@ -113,13 +116,13 @@ class Summary:
         Of as many steps as were made: a factor on the epochs is rounded, and a hook
         may stop a training early. Numbers of earlier versions lack them.
         """
-        pairs = self.pairs[method]
+        pairs = self._like_pairs(method)
         if not all('steps' in run for pair in pairs for run in pair):
             return split_length(method)[1] * self._ratio(method, 'step_seconds')
         return _mean_ratio(pairs, lambda run: run['steps'] * run['step_seconds'])
 
     def _ratio(self, method: str, key: str) -> float:
-        return _mean_ratio(self.pairs[method], itemgetter(key))
+        return _mean_ratio(self._like_pairs(method), itemgetter(key))
 
     def verdict(self) -> str:
         """Say in one sentence which methods are shown to differ, and at what cost."""

@@ -141,7 +141,7 @@ class OverhaulLoss(FeatureLoss):
         The maps may also come coarse to fine, as YOLOv3's do.
         """
         areas = [feat.shape[-2:].numel() for feat in teacher_feats]
-        fine_to_coarse = areas == sorted(areas, reverse=True)
+        fine_to_coarse = areas[0] >= areas[-1]
         number = len(areas)
         self._coarser = [number - 1 - i if fine_to_coarse else i for i in range(number)]
         return super().forward(student_feats, teacher_feats, weights)
