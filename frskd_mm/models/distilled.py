@@ -327,7 +327,8 @@ def _check_checkpoint(
         kind: [key for key in keys if key.startswith('backbone.')]
         for kind, keys in misfits.items()
     }
-    if not (has_layers or misfits['unknown'] or misfits['of another shape']):
+    is_own = not (misfits['unknown'] or misfits['of another shape'])
+    if given and is_own and not has_layers:
         refused['missing'] = []
     # Pre-training leaves a token of its own; a deeper network has far more besides.
     if len(refused['unknown']) <= SPARE_SHARE * len(own):
