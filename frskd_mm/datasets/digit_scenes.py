@@ -8,10 +8,8 @@ import numpy as np
 from frskd_mm.utils.arguments import FRACTION, at_least, check_arguments, one_of
 
 from .bundled_digits import CLASSES, SPLITS, read_digits
-from .label_noise import another_class
+from .label_noise import IGNORE_INDEX, noisy_label
 
-#: Label of pixels that no class may claim, as in the host libraries.
-IGNORE_INDEX = 255
 #: One colour a digit, for the hosts' visualisers.
 PALETTE = [
     (230, 25, 75),
@@ -165,9 +163,7 @@ class DigitScenes:
 
     def _annotate(self, digit: int, rng: np.random.Generator) -> int:
         """Return what a digit is said to be."""
-        if rng.random() >= self.label_noise:
-            return digit
-        return another_class(digit, len(CLASSES), rng)
+        return noisy_label(digit, self.label_noise, len(CLASSES), rng)
 
     def _background(self, rng: np.random.Generator) -> np.ndarray:
         """Return a gradient between two dark colours, (H, W, 3) float."""

@@ -11,11 +11,21 @@ from frskd_mm.utils.arguments import FRACTION, at_least, check_arguments
 
 #: Label of pixels without a class, as in mmseg.
 IGNORE_INDEX = 255
+LABELS = ('gt_label', 'gt_bboxes_labels', 'gt_seg_map')
 
 
 def another_class(label: int, num_classes: int, rng: np.random.Generator) -> int:
     """Draw one of the other classes, each as likely."""
     return (label + int(rng.integers(1, num_classes))) % num_classes
+
+
+def noisy_label(
+    label: int, fraction: float, num_classes: int, rng: np.random.Generator
+) -> int:
+    """Return a label or, with some probability, another one."""
+    if rng.random() >= fraction:
+        return label
+    return another_class(label, num_classes, rng)
 
 
 @TRANSFORMS.register_module()
@@ -58,26 +68,22 @@ class LabelNoise(BaseTransform):
             results: Of the data set or the transform before; labels int, (K, ) and
                 (H, W).
         """
+        if not any(key in results for key in LABELS):
+            raise ValueError(
+                f'LabelNoise found neither {" nor ".join(LABELS)}, but '
+                f'{sorted(results)}. Put it behind LoadAnnotations of the training '
+                'pipeline.'
+            )
         rng = np.random.default_rng((self.seed, results['sample_idx']))
-        found = False
         if 'gt_label' in results:
             results['gt_label'] = self._annotate(results['gt_label'], rng)
-            found = True
         if 'gt_bboxes_labels' in results:
             labels = results['gt_bboxes_labels']
             results['gt_bboxes_labels'] = np.array(
                 [self._annotate(label, rng) for label in labels], dtype=labels.dtype
             )
-            found = True
         if 'gt_seg_map' in results:
             results['gt_seg_map'] = self._annotate_map(results['gt_seg_map'], rng)
-            found = True
-        if not found:
-            raise ValueError(
-                'LabelNoise found neither gt_label nor gt_bboxes_labels nor '
-                f'gt_seg_map, but {sorted(results)}. Put it behind LoadAnnotations of '
-                'the training pipeline.'
-            )
         return results
 
     def _annotate(self, label: int, rng: np.random.Generator) -> int:
@@ -86,9 +92,7 @@ class LabelNoise(BaseTransform):
                 f'LabelNoise met the label {label} with num_classes={self.num_classes}.'
                 ' Set num_classes to the number of classes of the data set.'
             )
-        if rng.random() >= self.fraction:
-            return int(label)
-        return another_class(int(label), self.num_classes, rng)
+        return noisy_label(int(label), self.fraction, self.num_classes, rng)
 
     def _annotate_map(
         self, seg_map: np.ndarray, rng: np.random.Generator

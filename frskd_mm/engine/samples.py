@@ -5,7 +5,7 @@ import os
 import os.path as osp
 from collections import Counter
 from functools import lru_cache, partial
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 import numpy as np
 from mmengine.config import Config
@@ -139,12 +139,10 @@ def _check_classes(cfg: Config, loader: str, dataset: Any) -> None:
     Raises:
         ValueError: If they have fewer.
     """
-    model = cfg.get('model') or {}
-    model = model.get('student') or model
+    model = _student(cfg)
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
     for part in ('head', 'decode_head'):
-        heads = model.get(part) or []
-        for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+        for head in _heads(model, part):
             number = head.get('num_classes')
             # A segmentor tells two classes apart by one logit.
             if isinstance(number, int) and max(number, 2) < len(classes):
@@ -154,17 +152,26 @@ def _check_classes(cfg: Config, loader: str, dataset: Any) -> None:
                 )
 
 
+def _student(cfg: Config) -> Dict[str, Any]:
+    model = cfg.get('model') or {}
+    return model.get('student') or model
+
+
+def _heads(model: Dict[str, Any], part: str) -> Sequence[Dict[str, Any]]:
+    """Return the configs of a part that may be several, as cascades have."""
+    heads = model.get(part) or []
+    return heads if isinstance(heads, (list, tuple)) else [heads]
+
+
 def _expected(cfg: Config) -> Expected:
     """Return what the model takes."""
-    model = cfg.get('model') or {}
-    model = model.get('student') or model
+    model = _student(cfg)
     preprocessor = model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     mean = preprocessor.get('mean')
     number = len(mean) if isinstance(mean, (list, tuple)) else 1
-    heads = model.get('decode_head') or []
     ignored = {
         head['ignore_index']
-        for head in (heads if isinstance(heads, (list, tuple)) else [heads])
+        for head in _heads(model, 'decode_head')
         if isinstance(head.get('ignore_index'), int)
     }
     # One value is for any number of channels.

@@ -16,7 +16,7 @@ from frskd_mm.models.tasks import (
 )
 from frskd_mm.utils.model import build_model, class_of
 from frskd_mm.utils.random import isolated_rng
-from frskd_mm.utils.scope import drop_own_scope, type_name
+from frskd_mm.utils.scope import drop_own_scope, is_own, type_name
 
 from .config import check_sample_indices, renamed
 from .levels import fit_input_size
@@ -152,19 +152,11 @@ def _without_pairs(part: Any) -> Any:
         return type(part)(map(_without_pairs, part))
     if not isinstance(part, dict):
         return part
-    if _is_own(part.get('type'), 'PairDataset'):
+    if is_own(part.get('type'), 'PairDataset'):
         return _without_pairs(part['dataset'])
-    if _is_own(part.get('type'), 'collate_pairs'):
+    if is_own(part.get('type'), 'collate_pairs'):
         return dict(type=part.get('collate', 'default_collate'))
     return {key: _without_pairs(value) for key, value in part.items()}
-
-
-def _is_own(kind: Any, name: str) -> bool:
-    """Whether a type is this package's part of that name, or the part itself."""
-    if isinstance(kind, str):
-        return kind.startswith('frskd_mm.') and type_name(kind) == name
-    module = getattr(kind, '__module__', '')
-    return module.startswith('frskd_mm.') and type_name(kind) == name
 
 
 def drop_distiller_hooks(cfg: Dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ from frskd_mm.utils.checkpoint import (
 from frskd_mm.utils.compiling import is_compiling
 from frskd_mm.utils.random import isolated_rng
 from frskd_mm.utils.recorder import bind_forward, shadow, unshadow
-from frskd_mm.utils.scope import drop_own_scope, type_name
+from frskd_mm.utils.scope import drop_own_scope, is_own
 
 DISTILLED = 'frskd_mm.Distilled'
 DISTILLER_PREFIX = 'distiller.'
@@ -186,11 +186,7 @@ def is_distilled(model: Mapping[str, Any]) -> bool:
         model: Its type is the name, or :func:`distill` in a pure Python config.
     """
     kind = model.get('type')
-    if not isinstance(kind, str):
-        return kind is distill
-    # A pure Python config that was dumped names the function by its module.
-    is_own = kind.startswith('frskd_mm.')
-    return is_own and type_name(kind) in ('Distilled', distill.__name__)
+    return is_own(kind, 'Distilled') or is_own(kind, distill.__name__)
 
 
 @MODELS.register_module(name='Distilled')
@@ -327,8 +323,8 @@ def _check_checkpoint(
         kind: [key for key in keys if key.startswith('backbone.')]
         for kind, keys in misfits.items()
     }
-    is_own = not (misfits['unknown'] or misfits['of another shape'])
-    if given and is_own and not has_layers:
+    fits = not (misfits['unknown'] or misfits['of another shape'])
+    if given and fits and not has_layers:
         refused['missing'] = []
     # Pre-training leaves a token of its own; a deeper network has far more besides.
     if len(refused['unknown']) <= SPARE_SHARE * len(own):

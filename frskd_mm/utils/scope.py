@@ -21,6 +21,15 @@ def drop_own_scope(part: Any) -> None:
             drop_own_scope(value)
 
 
+def is_own(kind: Any, name: str) -> bool:
+    """Whether a type is this package's part of that name, or the part itself.
+
+    A pure Python config that was dumped names it by its module.
+    """
+    module = kind if isinstance(kind, str) else getattr(kind, '__module__', '')
+    return module.startswith('frskd_mm.') and type_name(kind) == name
+
+
 def type_name(kind: Any) -> str:
     """Return the last part of a config's type, a name or in pure Python a class."""
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]

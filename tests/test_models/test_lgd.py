@@ -297,3 +297,9 @@ class TestRefusals:
     def test_channels_that_do_not_split(self):
         with pytest.raises(ValueError, match='num_heads=8.* 12 channels'):
             LGDGuidance([12, 12], CLASSES)
+
+
+def test_the_encoder_takes_boxes_in_a_model_cast_to_bf16():
+    guidance = LGDGuidance(in_channels=[CHANNELS] * 2, num_classes=CLASSES).bfloat16()
+    boxes = guidance.draw_boxes(BOXES, LABELS, CLASSES, IMAGE, SIZES)
+    assert guidance.encoder(boxes).dtype == torch.bfloat16

@@ -62,8 +62,6 @@ SPEED_PERIOD = 3600.0
 MAX_SEED = 2**31 - 1
 #: What the grid's own files end with.
 FILE_ENDINGS = ('.py', '.md', '.html', '.json', '.png')
-
-
 #: The working directory comes last: with -m its modules would stand for others.
 START_RUN = (
     'import os, sys; sys.path[:] = [p for p in sys.path if p] + [os.getcwd()]; '

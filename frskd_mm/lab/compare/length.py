@@ -134,9 +134,7 @@ def _duration(scheduler: Any) -> Any:
 
 
 def _stretch(time: Any, factor: float) -> Any:
-    """Multiply a time, or several; what was no 0 remains none."""
-    if isinstance(time, (list, tuple)):
-        return [_stretch(t, factor) for t in time]
+    """Multiply a time; what was no 0 remains none."""
     if not 0 < time < float('inf'):
         return time
     return max(1, math.floor(time * factor + 0.5))

@@ -245,8 +245,9 @@ class ONE(BaseDistiller):
         shared = inputs_of_stage[-1]
 
         logits = [predicted_logits(student_pass)]
-        for index, branch in enumerate(self.branches, start=2):
-            self._switches[index - 2].follow(student, branch.twin)
+        followed = zip(self._switches, self.branches)
+        for index, (switches, branch) in enumerate(followed, start=2):
+            switches.follow(student, branch.twin)
             branch_feats = (*feats[:-1], branch(shared))
             branch_pass = self.run_twin(
                 branch.twin, branch_feats, data_samples, student_pass

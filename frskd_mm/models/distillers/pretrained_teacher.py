@@ -330,9 +330,8 @@ def _teacher_cfg(teacher: Union[dict, str], self_teacher: bool) -> Dict[str, Any
         raise ValueError(
             'self_teacher=True of PretrainedTeacher needs a model that was distilled '
             f'by FRSKD, but distiller.teacher is a {type_name(cfg["type"])}. Name the '
-            'config that '
-            'frskd train --method frskd or label-assisted left in its work_dir, or '
-            'remove self_teacher.'
+            'config that frskd train --method frskd or label-assisted left in its '
+            'work_dir, or remove self_teacher.'
         )
     if preprocessor and not cfg.get('data_preprocessor'):
         return {**cfg, 'data_preprocessor': preprocessor}

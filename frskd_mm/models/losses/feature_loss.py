@@ -96,8 +96,19 @@ class FeatureLoss(BaseModule):
                     zip(student_feats, teacher_feats, given)
                 )
             ]
-            total = torch.stack(losses).sum()
+            total = self.sum_levels(losses, teacher_feats)
             return self.loss_weight * total / self.divisor(teacher_feats, given)
+
+    def sum_levels(
+        self, losses: Sequence[Tensor], teacher_feats: Sequence[Tensor]
+    ) -> Tensor:
+        """Return the sum over levels.
+
+        Args:
+            losses: Per level a scalar.
+            teacher_feats: Per level (N, d_i, H, W).
+        """
+        return torch.stack(list(losses)).sum()
 
     def divisor(
         self, teacher_feats: Sequence[Tensor], weights: Sequence[Optional[Tensor]]

@@ -120,8 +120,6 @@ class OverhaulLoss(FeatureLoss):
                 "margin='batch' in the distiller's feature_loss."
             )
         self.margin = margin
-        #: How many levels are coarser than each.
-        self._coarser: List[int] = []
         self.adapters = ModuleList(
             nn.Sequential(*adapter(c, d, norm_cfg))
             for c, d in zip(in_channels, out_channels)
@@ -130,21 +128,16 @@ class OverhaulLoss(FeatureLoss):
             for level, norm in enumerate(teacher_norms or ()):
                 self.register_buffer(f'margin_{level}', margin_of_norm(norm))
 
-    def forward(
-        self,
-        student_feats: Sequence[Tensor],
-        teacher_feats: Sequence[Tensor],
-        weights: Optional[Sequence[Tensor]] = None,
+    def sum_levels(
+        self, losses: Sequence[Tensor], teacher_feats: Sequence[Tensor]
     ) -> Tensor:
-        """Compute the weighted loss, see :class:`FeatureLoss`.
-
-        The maps may also come coarse to fine, as YOLOv3's do.
-        """
-        areas = [feat.shape[-2:].numel() for feat in teacher_feats]
-        fine_to_coarse = areas[0] >= areas[-1]
-        number = len(areas)
-        self._coarser = [number - 1 - i if fine_to_coarse else i for i in range(number)]
-        return super().forward(student_feats, teacher_feats, weights)
+        """Halve a level for each that is coarser; YOLOv3's come coarse to fine."""
+        first, last = (teacher_feats[i].shape[-2:].numel() for i in (0, -1))
+        coarser = range(len(losses))
+        if first >= last:
+            coarser = coarser[::-1]
+        halved = [loss / 2**number for number, loss in zip(coarser, losses)]
+        return super().sum_levels(halved, teacher_feats)
 
     def level_loss(
         self, level: int, student: Tensor, teacher: Tensor, weight: Optional[Tensor]
@@ -161,4 +154,4 @@ class OverhaulLoss(FeatureLoss):
         distances = (source - target).square() * counts
         if weight is not None:
             distances = distances * weight[:, None]
-        return distances.sum() / len(source) / 2 ** self._coarser[level]
+        return distances.sum() / len(source)
